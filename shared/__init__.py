@@ -1,0 +1,1 @@
+"""What the web process and the background processes must agree on."""

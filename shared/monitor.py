@@ -1,0 +1,346 @@
+"""The nouns of the monitor and its one rule of state. Pure: it reads no clock, no environment and no Redis.
+
+Times are whole milliseconds since the Unix epoch (UTC) and named ``*_at``; durations are milliseconds or
+seconds and say so in their name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+from pydantic.functional_validators import AfterValidator
+
+from shared.endpoint import check_endpoint, check_title, redact
+
+
+class MonitorError(Exception):
+    """The root of every error that this project raises on purpose."""
+
+
+# --- what to check -------------------------------------------------------------------------------------------------
+
+RETRYABLE_CODES = (501, 502, 503, 504)
+
+Title = Annotated[StrictStr, Field(max_length=200), AfterValidator(check_title)]
+Endpoint = Annotated[StrictStr, Field(min_length=1, max_length=2048), AfterValidator(check_endpoint)]
+StatusCode = Annotated[StrictInt, Field(ge=100, le=599)]
+IntervalSeconds = Annotated[StrictInt, Field(ge=5, le=86_400)]
+Seconds = Annotated[StrictInt | StrictFloat, Field(gt=0, le=3600, allow_inf_nan=False)]
+Factor = Annotated[StrictInt | StrictFloat, Field(ge=0, le=3600, allow_inf_nan=False)]
+Retries = Annotated[StrictInt, Field(ge=0, le=3)]
+ErrorCode = Literal[501, 502, 503, 504]
+
+
+class Check(BaseModel):
+    """How one endpoint is checked, in the words of ``POST /status``; the one schema of both doors and the snapshot.
+
+    A field that is ``None`` follows the setting of the same meaning (``DEFAULT_HTTP_INTERVAL`` and so on), also when
+    that setting changes later.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    title: Title | None = None
+    endpoint: Endpoint
+    expected_http_code: StatusCode | None = None
+    interval: IntervalSeconds | None = Field(default=None, description="Seconds between two checks.")
+    timeout: Seconds | None = Field(default=None, description="Seconds that one attempt may take as a whole.")
+    retries: Retries | None = Field(default=None, description="Further attempts after the first.")
+    backoff_factor: Factor | None = Field(default=None, description="urllib3's Retry(backoff_factor), seconds.")
+    error_codes: tuple[ErrorCode, ...] | None = Field(default=None, description="Status codes worth another attempt.")
+    paused: StrictBool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One endpoint to watch: its :class:`Check` under an id that never changes.
+
+    ``revision`` grows with every change of the check; a result made with an older one is not recorded.
+    """
+
+    id: str
+    check: Check
+    revision: int
+    created_at: int
+
+    @property
+    def name(self) -> str:
+        """What people call it: the title, or the endpoint without its secrets."""
+        return self.check.title or redact(self.check.endpoint)
+
+
+# --- what a check saw ----------------------------------------------------------------------------------------------
+
+PHASES = ("dns", "connect", "tls", "wait", "transfer")
+"""The parts of one attempt, in order; ``wait`` is from the request sent to the first byte of the answer."""
+
+
+class Reason(StrEnum):
+    """Why a check did not end well. The list is fixed; texts of libraries never leave the probe."""
+
+    DNS = "dns"
+    REFUSED = "refused"
+    UNREACHABLE = "unreachable"
+    TIMEOUT = "timeout"
+    TLS = "tls"
+    CERTIFICATE = "certificate"
+    RESET = "reset"
+    PROTOCOL = "protocol"
+    TOO_MANY_REDIRECTS = "too_many_redirects"
+    STATUS = "status"
+    BLOCKED = "blocked"
+    INTERNAL = "internal"
+
+
+class Verdict(StrEnum):
+    """What one check says of its target; ``unknown`` is a fault of the monitor's own."""
+
+    UP = "up"
+    DOWN = "down"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One exchange with the endpoint. ``phases`` maps each phase that happened to its milliseconds."""
+
+    started_at: int
+    elapsed_ms: float
+    phases: Mapping[str, float]
+    status_code: int | None = None
+    reason: Reason | None = None
+    phase: str | None = None
+    """The phase that a failed attempt died in."""
+    address: str | None = None
+    """The address connected to, ``192.0.2.1:443`` or ``[2001:db8::1]:443``."""
+
+    def document(self) -> dict[str, Any]:
+        """The attempt as JSON: the fields above, absent ones left out, phases rounded to a microsecond."""
+        return _without_nones(
+            {
+                "started_at": self.started_at,
+                "elapsed_ms": round(self.elapsed_ms, 3),
+                "phases": {name: round(ms, 3) for name, ms in self.phases.items()},
+                "status_code": self.status_code,
+                "reason": self.reason,
+                "phase": self.phase,
+                "address": self.address,
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """What one check saw: its attempts, and the verdict over the last of them."""
+
+    target_id: str
+    revision: int
+    verdict: Verdict
+    attempts: tuple[Attempt, ...]
+    started_at: int
+    finished_at: int
+    scheduled_at: int | None = None
+    """The turn of the slot that this check belongs to; None for a check outside the schedule."""
+    reason: Reason | None = None
+    sentence: str | None = None
+    """For people, one plain sentence of ours without any secret: what was wrong. None when all was well."""
+
+    @property
+    def last(self) -> Attempt | None:
+        """The attempt that decided; None when none was made (a fault of our own)."""
+        return self.attempts[-1] if self.attempts else None
+
+    @property
+    def status_code(self) -> int | None:
+        return self.last.status_code if self.last else None
+
+    @property
+    def elapsed_ms(self) -> float:
+        """How long the deciding attempt took; waits between attempts are not part of it."""
+        return self.last.elapsed_ms if self.last else 0.0
+
+    @property
+    def phases(self) -> Mapping[str, float]:
+        return self.last.phases if self.last else {}
+
+    @property
+    def bottleneck(self) -> str | None:
+        """The phase that took most of the deciding attempt."""
+        phases = self.phases
+        return max(phases, key=lambda name: phases[name]) if phases else None
+
+    def document(self) -> dict[str, Any]:
+        """The result as JSON, as events, the API and the target's latest result show it.
+
+        Fields: scheduled_at, started_at, finished_at (milliseconds since the epoch), verdict, status_code,
+        elapsed_ms, phases, bottleneck, reason, sentence, address, attempts (a list of :meth:`Attempt.document`).
+        What is not known is left out.
+        """
+        last = self.last
+        return _without_nones(
+            {
+                "scheduled_at": self.scheduled_at,
+                "started_at": self.started_at,
+                "finished_at": self.finished_at,
+                "verdict": self.verdict,
+                "status_code": self.status_code,
+                "elapsed_ms": round(self.elapsed_ms, 3),
+                "phases": {name: round(ms, 3) for name, ms in self.phases.items()},
+                "bottleneck": self.bottleneck,
+                "reason": self.reason,
+                "sentence": self.sentence,
+                "address": last.address if last else None,
+                "attempts": [attempt.document() for attempt in self.attempts],
+            }
+        )
+
+
+def _without_nones(document: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in document.items() if value is not None}
+
+
+# --- what we believe -----------------------------------------------------------------------------------------------
+
+
+class Status(StrEnum):
+    """What is believed of a target now."""
+
+    PENDING = "pending"
+    UP = "up"
+    DOWN = "down"
+    UNKNOWN = "unknown"
+    PAUSED = "paused"
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What is believed of one target, and since when.
+
+    ``flips`` counts changes of status and numbers them. ``incident`` is the id of the incident that is open, if one
+    is: it outlives ``unknown`` and ``paused``, so that the recovery is told whatever happened in between.
+    """
+
+    status: Status = Status.PENDING
+    since: int = 0
+    flips: int = 0
+    failures: int = 0
+    """Checks in a row that ended down."""
+    checked_at: int = 0
+    """When the newest recorded check started; 0 before the first."""
+    incident: str | None = None
+    down_at: int | None = None
+    """When the open incident began."""
+
+    def document(self) -> dict[str, Any]:
+        """The state as stored: the fields above, absent ones left out."""
+        return _without_nones({name: getattr(self, name) for name in self.__slots__})
+
+    @classmethod
+    def parse(cls, document: Mapping[str, Any]) -> State:
+        """The inverse of :meth:`document`; raises ValueError or TypeError for what is not a state."""
+        return cls(**{**document, "status": Status(document["status"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Flip:
+    """One change of status. ``id`` is the same for everyone who computes it from the same state.
+
+    ``opens`` and ``closes`` name an incident; only such flips are told to people.
+    """
+
+    id: str
+    target_id: str
+    before: Status
+    after: Status
+    at: int
+    opens: str | None = None
+    closes: str | None = None
+
+    @property
+    def is_worth_telling(self) -> bool:
+        return self.opens is not None or self.closes is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """What people are owed about one flip: everything the mail says, so that it can be sent without the target."""
+
+    id: str
+    kind: Literal["down", "up"]
+    target_id: str
+    title: str | None
+    endpoint: str
+    """Without its secrets."""
+    at: int
+    """When the check that flipped the state ended."""
+    began_at: int
+    """When the incident began."""
+    expected: int
+    got: int | None
+    reason: str | None = None
+    sentence: str | None = None
+    incident: str | None = None
+    elapsed_ms: float | None = None
+    bottleneck: str | None = None
+    phases: Mapping[str, float] = field(default_factory=dict)
+    attempts: tuple[Mapping[str, Any], ...] = ()
+    address: str | None = None
+
+    def document(self) -> dict[str, Any]:
+        """The alert as stored in the outbox: the fields above, absent ones left out."""
+        return _without_nones({name: getattr(self, name) for name in self.__slots__})
+
+    @classmethod
+    def parse(cls, document: Mapping[str, Any]) -> Alert:
+        return cls(**{**document, "attempts": tuple(document.get("attempts", ()))})
+
+
+def advance(state: State, result: CheckResult) -> tuple[State, Flip | None]:
+    """The rule of state: what is believed after ``result``, and the flip if the status changed.
+
+    ========  =================================  ==================================================
+    verdict   new status                         told to people
+    ========  =================================  ==================================================
+    up        up                                 when an incident is open: it closes
+    down      down                               when no incident is open: one opens
+    unknown   unknown                            never; an open incident stays open
+    ========  =================================  ==================================================
+
+    So pending -> up is silent, and down -> unknown -> down is one incident and one mail. The caller has dropped
+    results of paused targets and results older than ``state.checked_at``.
+    """
+    status = Status(result.verdict)
+    changed = status is not state.status
+    flips = state.flips + changed
+    opens = closes = None
+    incident, down_at = state.incident, state.down_at
+    if status is Status.DOWN and incident is None:
+        opens = incident = f"{result.target_id}-{flips}"
+        down_at = result.started_at
+    elif status is Status.UP and incident is not None:
+        closes, incident, down_at = incident, None, None
+    after = State(
+        status=status,
+        since=result.started_at if changed else state.since,
+        flips=flips,
+        failures=state.failures + 1 if status is Status.DOWN else 0 if status is Status.UP else state.failures,
+        checked_at=result.started_at,
+        incident=incident,
+        down_at=down_at,
+    )
+    if not changed:
+        return after, None
+    flip = Flip(
+        id=f"{result.target_id}-{flips}",
+        target_id=result.target_id,
+        before=state.status,
+        after=status,
+        at=result.finished_at,
+        opens=opens,
+        closes=closes,
+    )
+    return after, flip

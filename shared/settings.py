@@ -1,0 +1,177 @@
+"""Every setting of the monitor, and the only reader of the environment. Pure but for that one read.
+
+Values come from environment variables and, behind them, from ``.env`` in the working folder. A bad value raises
+:class:`SettingsError`, which names the variable, the rule and the value (never a password).
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from shared.monitor import RETRYABLE_CODES, Check, MonitorError
+
+_LONGEST_SOCKET_PATH = 100  # sun_path of unix(7) holds 108 bytes
+
+
+class SettingsError(MonitorError):
+    """A setting that cannot be used; the text names each variable, its rule and its value."""
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _check_mail_address(address: str) -> str:
+    if not address.isprintable() or address.count("@") < 1 or address.startswith("@") or address.endswith("@"):
+        raise ValueError("must be a mail address")
+    return address
+
+
+MailAddress = Annotated[str, AfterValidator(_check_mail_address)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Settings(BaseSettings):
+    """One attribute a variable; the attribute is the variable's name in lower case."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=False
+    )
+
+    api_host: str = "127.0.0.1"
+    api_port: Port = 5000
+    api_token: SecretStr | None = None
+    api_allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    redis_url: str | None = None
+    data_dir: Path = Path("./data")
+    default_http_config: Path | None = None
+    default_http_interval: Annotated[int, Field(ge=5, le=86_400)] = 300
+    default_http_timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 5.0
+    default_http_status_code: Annotated[int, Field(ge=100, le=599)] = 200
+    default_http_retries: Annotated[int, Field(ge=0, le=3)] = 3
+    default_backoff_factor: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.3
+    default_error_codes: Annotated[tuple[int, ...], NoDecode] = (504,)
+    mail_server: str | None = None
+    mail_port: Port = 25
+    mail_username: str | None = None
+    mail_password: SecretStr | None = None
+    mail_use_tls: bool = False
+    mail_use_ssl: bool = False
+    mail_default_sender: MailAddress | None = None
+    mail_recipients: Annotated[tuple[MailAddress, ...], NoDecode] = ()
+    alert_group_wait: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 10.0
+    block_private_networks: bool = False
+
+    @field_validator("api_allowed_hosts", "default_error_codes", "mail_recipients", mode="before")
+    @classmethod
+    def _split_commas(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("default_error_codes")
+    @classmethod
+    def _are_retryable(cls, codes: tuple[int, ...]) -> tuple[int, ...]:
+        for code in codes:
+            if code not in RETRYABLE_CODES:
+                raise ValueError("may hold 501, 502, 503 and 504 and nothing else")
+        return codes
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_redis_url(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("must begin with redis://, rediss:// or unix://")
+        return url
+
+    @model_validator(mode="after")
+    def _hold_together(self) -> Self:
+        if self.api_token is None and not _is_loopback(self.api_host):
+            raise ValueError("API_HOST may be another address than loopback only when API_TOKEN is set")
+        if self.mail_use_tls and self.mail_use_ssl:
+            raise ValueError("MAIL_USE_TLS (STARTTLS) and MAIL_USE_SSL exclude each other")
+        if self.is_redis_embedded and len(os.fsencode(self.socket_path)) > _LONGEST_SOCKET_PATH:
+            raise ValueError(f"DATA_DIR must be at most {_LONGEST_SOCKET_PATH - 12} bytes long as an absolute path")
+        return self
+
+    @property
+    def is_redis_embedded(self) -> bool:
+        return self.redis_url is None
+
+    @property
+    def socket_path(self) -> Path:
+        """Where the embedded server listens."""
+        return self.data_dir.absolute() / "valkey.sock"
+
+    @property
+    def redis(self) -> str:
+        """The URL of the Redis in use, the embedded one included."""
+        return self.redis_url or f"unix://{self.socket_path}"
+
+    @property
+    def snapshot_path(self) -> Path:
+        return self.default_http_config or self.data_dir / "targets.json"
+
+    @property
+    def mail_folder(self) -> Path:
+        """Where mails are written as ``.eml`` files while no ``MAIL_SERVER`` is set."""
+        return self.data_dir / "mail"
+
+    def interval(self, check: Check) -> int:
+        """Seconds between two checks of a target."""
+        return check.interval if check.interval is not None else self.default_http_interval
+
+    def timeout(self, check: Check) -> float:
+        """Seconds that one attempt may take."""
+        return float(check.timeout) if check.timeout is not None else self.default_http_timeout
+
+    def retries(self, check: Check) -> int:
+        return check.retries if check.retries is not None else self.default_http_retries
+
+    def backoff_factor(self, check: Check) -> float:
+        return float(check.backoff_factor) if check.backoff_factor is not None else self.default_backoff_factor
+
+    def error_codes(self, check: Check) -> tuple[int, ...]:
+        return check.error_codes if check.error_codes is not None else self.default_error_codes
+
+    def expected_code(self, check: Check) -> int:
+        return check.expected_http_code if check.expected_http_code is not None else self.default_http_status_code
+
+
+def read_settings(**overrides: Any) -> Settings:
+    """The settings of this process, from its environment and ``.env``; ``overrides`` are for tests and tools.
+
+    Raises SettingsError.
+    """
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_sentence(problem) for problem in error.errors())) from None
+
+
+def _sentence(problem: Any) -> str:
+    message = problem["msg"].removeprefix("Value error, ")
+    if not problem["loc"]:
+        return f"settings: {message}"
+    name = str(problem["loc"][0]).upper()
+    hidden = name in ("API_TOKEN", "MAIL_PASSWORD", "REDIS_URL")
+    value = "" if hidden else f" (it is {problem['input']!r})"
+    return f"{name}: {message}{value}"
+
+
+@cache
+def settings_of_this_process() -> Settings:
+    """:func:`read_settings` once a process, for the jobs that RQ calls without arguments of ours."""
+    return read_settings()
