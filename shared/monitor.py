@@ -29,8 +29,9 @@ Title = Annotated[StrictStr, Field(max_length=200), AfterValidator(check_title)]
 Endpoint = Annotated[StrictStr, Field(min_length=1, max_length=2048), AfterValidator(check_endpoint)]
 StatusCode = Annotated[StrictInt, Field(ge=100, le=599)]
 IntervalSeconds = Annotated[StrictInt, Field(ge=5, le=86_400)]
-Seconds = Annotated[StrictInt | StrictFloat, Field(gt=0, le=3600, allow_inf_nan=False)]
-Factor = Annotated[StrictInt | StrictFloat, Field(ge=0, le=3600, allow_inf_nan=False)]
+LONGEST_TIMEOUT_SECONDS = 300
+TimeoutSeconds = Annotated[StrictInt | StrictFloat, Field(gt=0, le=LONGEST_TIMEOUT_SECONDS, allow_inf_nan=False)]
+BackoffFactor = Annotated[StrictInt | StrictFloat, Field(ge=0, le=120, allow_inf_nan=False)]
 Retries = Annotated[StrictInt, Field(ge=0, le=3)]
 ErrorCode = Literal[501, 502, 503, 504]
 
@@ -48,9 +49,9 @@ class Check(BaseModel):
     endpoint: Endpoint
     expected_http_code: StatusCode | None = None
     interval: IntervalSeconds | None = Field(default=None, description="Seconds between two checks.")
-    timeout: Seconds | None = Field(default=None, description="Seconds that one attempt may take as a whole.")
+    timeout: TimeoutSeconds | None = Field(default=None, description="Seconds that one attempt may take as a whole.")
     retries: Retries | None = Field(default=None, description="Further attempts after the first.")
-    backoff_factor: Factor | None = Field(default=None, description="urllib3's Retry(backoff_factor), seconds.")
+    backoff_factor: BackoffFactor | None = Field(default=None, description="urllib3's Retry(backoff_factor), seconds.")
     error_codes: tuple[ErrorCode, ...] | None = Field(default=None, description="Status codes worth another attempt.")
     paused: StrictBool = False
 
@@ -297,6 +298,18 @@ class Alert:
     @classmethod
     def parse(cls, document: Mapping[str, Any]) -> Alert:
         return cls(**{**document, "attempts": tuple(document.get("attempts", ()))})
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The present state, mailed by hand: every target that is down, each as the alert that it would be now."""
+
+    at: int
+    targets: int
+    """How many targets there are in all."""
+    down: tuple[Alert, ...]
+    """Those that are down, longest first; at most as many as the outbox puts into one mail."""
+    down_in_all: int
 
 
 def advance(state: State, result: CheckResult) -> tuple[State, Flip | None]:

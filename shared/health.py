@@ -1,0 +1,98 @@
+"""The truth about the monitor itself: whether it checks, mails and keeps its snapshot, and if not, why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shared.monitor import Status
+from shared.queues import CHECKS, EMAILS, HOUSEKEEPING, QUEUES, Queues, QueueSeen
+from shared.settings import Settings
+from shared.store import OutboxCounts, Store
+
+_LATE_SCHEDULER_MS = 15_000
+_LATE_OUTBOX_MS = 60_000
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """One look at everything. Ages are milliseconds; None where nothing has happened yet."""
+
+    queues: dict[str, QueueSeen]
+    scheduler_age_ms: int | None
+    newest_result_age_ms: int | None
+    batch_started_at: int | None
+    batch_ended_at: int | None
+    statuses: dict[Status, int]
+    outbox: OutboxCounts
+    snapshot_error: str | None
+    missing: tuple[str, ...]
+    """Why the monitor cannot do its work: no scheduler, no workers, checks that are late. Not ready while any."""
+    warnings: tuple[str, ...]
+    """What people should know though checks go on: undelivered mails, an unwritten snapshot."""
+
+    @property
+    def is_checking(self) -> bool:
+        return not self.missing
+
+
+def look(store: Store, queues: Queues, settings: Settings, *, now: int) -> Health:
+    """Read the vitals of the whole monitor; raises redis.RedisError when Redis is away."""
+    seen = {name: queues.seen(name) for name in QUEUES}
+    beat = store.vitals.last_beat()
+    newest = store.targets.newest()
+    started, ended = store.vitals.batch()
+    statuses = store.targets.count_by_status()
+    outbox = store.outbox.counts()
+    snapshot_error = store.vitals.snapshot().error
+    scheduler_age = max(0, now - beat) if beat is not None else None
+    result_age = max(0, now - newest[1]) if newest else None
+    return Health(
+        queues=seen,
+        scheduler_age_ms=scheduler_age,
+        newest_result_age_ms=result_age,
+        batch_started_at=started,
+        batch_ended_at=ended,
+        statuses=statuses,
+        outbox=outbox,
+        snapshot_error=snapshot_error,
+        missing=tuple(_missing(seen, scheduler_age, result_age, _patience_ms(store, settings))),
+        warnings=tuple(_warnings(outbox, snapshot_error, now)),
+    )
+
+
+def _patience_ms(store: Store, settings: Settings) -> int | None:
+    """How old the newest result may be: two of the shortest intervals and one full check; None without targets."""
+    intervals = [interval or settings.default_http_interval for interval in store.targets.intervals()]
+    if not intervals:
+        return None
+    longest_check = (settings.default_http_retries + 1) * settings.default_http_timeout
+    return int((2 * min(intervals) + longest_check + 15) * 1000)
+
+
+def _missing(
+    seen: dict[str, QueueSeen], scheduler_age: int | None, result_age: int | None, patience: int | None
+) -> list[str]:
+    missing = []
+    if scheduler_age is None:
+        missing.append("no scheduler is running")
+    elif scheduler_age > _LATE_SCHEDULER_MS:
+        missing.append(f"the scheduler's last tick is {scheduler_age // 1000} s old")
+    missing += [
+        f"no worker is alive on the queue {name}" for name in (CHECKS, EMAILS, HOUSEKEEPING) if not seen[name].workers
+    ]
+    if patience is not None and result_age is not None and result_age > patience:
+        missing.append(f"the newest result is {result_age // 1000} s old")
+    return missing
+
+
+def _warnings(outbox: OutboxCounts, snapshot_error: str | None, now: int) -> list[str]:
+    warnings = []
+    if outbox.dead:
+        warnings.append(f"{outbox.dead} alerts could not be mailed and were given up")
+    if outbox.oldest_at is not None and now - outbox.oldest_at > _LATE_OUTBOX_MS:
+        warnings.append(
+            f"{outbox.waiting} alerts wait to be mailed, the oldest for {(now - outbox.oldest_at) // 1000} s"
+        )
+    if snapshot_error:
+        warnings.append(f"the snapshot is not being written: {snapshot_error}")
+    return warnings

@@ -1,0 +1,212 @@
+"""The queues, the names of the jobs, and the verbs that enqueue them; who works on them, read from RQ's own keys.
+
+Jobs are named by string, so that enqueueing imports no worker code; arguments are ids and numbers, never text that
+came from outside.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from redis import Redis
+from redis.client import Pipeline
+from rq import Queue
+from rq.exceptions import DeserializationError, NoSuchJobError
+from rq.job import Job, JobStatus
+from rq.registry import FailedJobRegistry, StartedJobRegistry
+from rq.worker_registration import WORKERS_BY_QUEUE_KEY
+
+from shared.monitor import LONGEST_TIMEOUT_SECONDS
+from shared.settings import Settings
+
+CHECKS = "checks"
+EMAILS = "emails"
+HOUSEKEEPING = "housekeeping"
+QUEUES = (CHECKS, EMAILS, HOUSEKEEPING)
+
+CHECK_SLOT = "worker.jobs.check_slot"
+CHECK_TARGETS = "worker.jobs.check_targets"
+DELIVER = "worker.jobs.deliver"
+KEEP_SNAPSHOT = "worker.jobs.keep_snapshot"
+
+BATCH_SIZE = 500
+"""Targets in one check job at the most."""
+RESULT_TTL_SECONDS = 300
+FAILURE_TTL_SECONDS = 86_400
+_MISSED_HEARTBEAT_MS = 55_000
+"""A worker's key lives 60 s longer than its heartbeat may take: with less than this left, a heartbeat was missed."""
+
+
+_TAKE = """
+-- KEYS: the queue's list, the job. ARGV: job id. The job goes with its place in the list, or not at all.
+if redis.call('LREM', KEYS[1], 1, ARGV[1]) == 0 then return 0 end
+redis.call('DEL', KEYS[2])
+return 1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSeen:
+    """One RQ worker as its own key in Redis tells."""
+
+    name: str
+    host: str
+    pid: int
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class QueueSeen:
+    """One queue: jobs that wait, run and have failed, and the workers that are alive."""
+
+    name: str
+    waiting: int
+    running: int
+    failed: int
+    workers: tuple[WorkerSeen, ...]
+
+
+def slot_name(interval: int, slot: int) -> str:
+    """The name of a slot: ``check-300-017``."""
+    return f"check-{interval}-{slot:03d}"
+
+
+def check_timeout_seconds(settings: Settings) -> int:
+    """RQ's timeout of a check job: more than four attempts and their waits can take; the probe ends long before."""
+    return int(4 * max(LONGEST_TIMEOUT_SECONDS, settings.default_http_timeout)) + 600
+
+
+class Queues:
+    """The queues of one Redis."""
+
+    def __init__(self, redis: Redis, settings: Settings) -> None:
+        self._redis: Any = redis
+        self._settings = settings
+        self._take = redis.register_script(_TAKE)
+
+    def queue(self, name: str) -> Queue:
+        return Queue(name, connection=self._redis)
+
+    def enqueue_check(self, target_ids: Sequence[str], *, at_front: bool = True) -> None:
+        """Check these targets now, outside the schedule; running it twice records nothing twice."""
+        for start in range(0, len(target_ids), BATCH_SIZE):
+            batch = list(target_ids[start : start + BATCH_SIZE])
+            self.push(CHECKS, CHECK_TARGETS, (batch,), job_id=f"check-now-{uuid.uuid4().hex}", at_front=at_front)
+
+    def enqueue_rest_of_slot(self, interval: int, target_ids: Sequence[str], scheduled_at: int) -> None:
+        """The targets of a slot past the first batch, as further jobs that the pool shares."""
+        for start in range(0, len(target_ids), BATCH_SIZE):
+            batch = list(target_ids[start : start + BATCH_SIZE])
+            job_id = f"check-rest-{interval}-{uuid.uuid4().hex}"
+            self.push(CHECKS, CHECK_TARGETS, (batch, scheduled_at), job_id=job_id)
+
+    def push(
+        self,
+        queue: str,
+        function: str,
+        args: tuple[Any, ...],
+        *,
+        job_id: str,
+        at_front: bool = False,
+        timeout: int | None = None,
+        pipeline: Pipeline | None = None,
+    ) -> None:
+        """Put one job onto a queue; with ``pipeline`` (after its MULTI) only when that is executed."""
+        self.queue(queue).enqueue_call(
+            function,
+            args=args,
+            timeout=timeout or check_timeout_seconds(self._settings),
+            result_ttl=RESULT_TTL_SECONDS,
+            failure_ttl=FAILURE_TTL_SECONDS,
+            description=job_id,
+            job_id=job_id,
+            at_front=at_front,
+            pipeline=pipeline,
+        )
+
+    def take_waiting_check(self) -> tuple[str, tuple[Any, ...]] | None:
+        """Take the first check job that waits out of its queue, for a run that has time; (function, arguments).
+
+        Whoever removes the id from the list has the job, so no worker runs it too. A kill right after it costs a
+        slot its turn, as a kill in the middle of the run would.
+        """
+        key = self.queue(CHECKS).key
+        for raw in self._redis.lrange(key, 0, 3):
+            try:
+                job = Job.fetch(raw.decode(), connection=self._redis)
+                function, args = job.func_name, tuple(job.args)
+            except (NoSuchJobError, DeserializationError, ValueError, KeyError, TypeError):
+                continue
+            if function in (CHECK_SLOT, CHECK_TARGETS) and self._take(keys=[key, job.key], args=[job.id]):
+                return function, args
+        return None
+
+    # --- what RQ knows ---
+
+    def is_waiting(self, queue: str, job_id: str) -> bool:
+        """Whether the job stands in the queue's list; a linear search, for a job that should have begun."""
+        return self._redis.lpos(self.queue(queue).key, job_id) is not None
+
+    def status(self, job_id: str) -> tuple[JobStatus | None, float | None]:
+        """A job's status and when it was started (seconds since the epoch); None for what is not known."""
+        status, started_at = self._redis.hmget(Job.key_for(job_id), "status", "started_at")
+        when = None
+        if started_at:
+            when = _epoch(started_at.decode())
+        return (JobStatus(status.decode()) if status else None), when
+
+    def waiting(self, name: str) -> int:
+        return int(self._redis.llen(self.queue(name).key))
+
+    def seen(self, name: str) -> QueueSeen:
+        """How the queue stands; runs none of RQ's clean-ups, and counts no run whose worker has gone."""
+        queue = self.queue(name)
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.llen(queue.key)
+            pipe.zcount(StartedJobRegistry(name, connection=self._redis).key, time.time(), "+inf")
+            pipe.zcard(FailedJobRegistry(name, connection=self._redis).key)
+            waiting, running, failed = pipe.execute()
+        return QueueSeen(name, int(waiting), int(running), int(failed), tuple(self.workers(name)))
+
+    def workers(self, name: str) -> list[WorkerSeen]:
+        """The workers of a queue that have not missed their heartbeat (and whose process is there, if visible)."""
+        members = sorted(raw.decode() for raw in self._redis.smembers(WORKERS_BY_QUEUE_KEY % name))
+        with self._redis.pipeline(transaction=False) as pipe:
+            for key in members:
+                pipe.hmget(key, "hostname", "pid", "state", "death")
+                pipe.pttl(key)
+            rows = pipe.execute()
+        alive = []
+        for key, fields, ttl in zip(members, rows[::2], rows[1::2], strict=True):
+            host, pid, state, death = (raw.decode() if raw else "" for raw in fields)
+            if not pid or death or ttl < _MISSED_HEARTBEAT_MS or self._is_gone(host, int(pid)):
+                continue
+            alive.append(WorkerSeen(key.rpartition(":")[2], host, int(pid), state))
+        return alive
+
+    def _is_gone(self, host: str, pid: int) -> bool:
+        """Whether a worker's process has ended. Only a Redis behind a unix socket is sure to share our processes."""
+        if not self._settings.redis.startswith("unix://") or host != socket.gethostname():
+            return False
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            return False
+        return False
+
+
+def _epoch(text: str) -> float | None:
+    try:
+        when = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError:
+        return None
+    return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()

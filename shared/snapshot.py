@@ -1,0 +1,159 @@
+"""The JSON snapshot: its shape, how it is written so that nobody ever reads half a file, and how it is read.
+
+The file, as written here (people may write just ``{"targets": [...]}`` in the shape of ``POST /status``)::
+
+    {"format": 1,
+     "written_at": "2026-11-22T17:00:00Z",
+     "targets": [{"id": "3f0c2a9d1b7e4f65",          # kept across restores; absent in files written by hand
+                  "title": ..., "endpoint": ...,      # and the other fields of shared.monitor.Check that are set
+                  "state": {...},                     # shared.monitor.State.document
+                  "latest": {...}}]}                  # the newest result, shared.monitor.CheckResult.document
+
+It holds the endpoints with their passwords, so it is written with mode 0600.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+from pydantic import ValidationError
+
+from shared.monitor import Check, MonitorError, State, Status
+from shared.settings import Settings
+from shared.store import Watched
+
+FORMAT = 1
+_ID = re.compile(r"[0-9a-f]{16}")
+
+
+class SnapshotError(MonitorError):
+    """A snapshot that cannot be read or written; the text names the file and what is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """One target as the file has it; ``id`` is None in files written by hand."""
+
+    id: str | None
+    check: Check
+    state: State
+    latest: dict[str, Any] | None
+
+
+def digest_of(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def encode(targets: Iterable[Watched], *, now: int) -> bytes:
+    """The file's content, one target a line, so that people can read and compare it."""
+    written_at = datetime.fromtimestamp(now / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    lines = b",\n".join(orjson.dumps(_document(watched)) for watched in targets)
+    return b'{"format": %d, "written_at": "%s", "targets": [\n%s\n]}\n' % (FORMAT, written_at.encode(), lines)
+
+
+def _document(watched: Watched) -> dict[str, Any]:
+    document: dict[str, Any] = {"id": watched.target.id}
+    document |= watched.target.check.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+    document["state"] = watched.state.document()
+    if watched.latest is not None:
+        document["latest"] = watched.latest
+    return document
+
+
+def read(path: Path) -> bytes | None:
+    """The file's content, None when there is no file. Raises SnapshotError."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise SnapshotError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def decode(content: bytes, path: Path) -> list[Saved]:
+    """The targets in the file. Raises SnapshotError, which names the file, the target and the field."""
+    try:
+        document = orjson.loads(content)
+    except orjson.JSONDecodeError as error:
+        raise SnapshotError(f"{path}: is not complete JSON: {error}") from None
+    if not isinstance(document, dict) or not isinstance(document.get("targets"), list):
+        raise SnapshotError(f'{path}: is not a snapshot: it must be an object with a list "targets"')
+    if document.get("format", FORMAT) != FORMAT:
+        raise SnapshotError(f"{path}: has format {document['format']!r}, and this program reads format {FORMAT}")
+    return [_saved(entry, f"{path}: targets[{index}]") for index, entry in enumerate(document["targets"])]
+
+
+def _saved(entry: Any, where: str) -> Saved:
+    if not isinstance(entry, dict):
+        raise SnapshotError(f"{where}: must be an object")
+    fields = dict(entry)
+    target_id, state, latest = fields.pop("id", None), fields.pop("state", None), fields.pop("latest", None)
+    if target_id is not None and not (isinstance(target_id, str) and _ID.fullmatch(target_id)):
+        raise SnapshotError(f"{where}: id must be 16 hexadecimal digits")
+    try:
+        check = Check.model_validate(fields)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = ".".join(str(part) for part in problem["loc"])
+        raise SnapshotError(f"{where}: {field}: {problem['msg'].removeprefix('Value error, ')}") from None
+    try:
+        known = State.parse(state) if state is not None else State(Status.PENDING)
+    except (TypeError, ValueError, KeyError):
+        raise SnapshotError(f"{where}: state is not one that this program wrote") from None
+    return Saved(target_id, check, known, latest if isinstance(latest, dict) else None)
+
+
+def preflight(settings: Settings) -> None:
+    """Refuse to start on a snapshot that cannot be read, before anything could overwrite it. Raises SnapshotError."""
+    content = read(settings.snapshot_path)
+    if content is not None:
+        decode(content, settings.snapshot_path)
+
+
+def write(path: Path, content: bytes) -> None:
+    """Replace the file, whole or not at all, also when this process or the machine dies in between.
+
+    There is one temporary name, so that a kill leaves no litter; the caller sees to it that there is one writer.
+    Raises SnapshotError; the old file is whole then.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(file.fileno(), 0o600)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise SnapshotError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def set_aside(path: Path) -> Path:
+    """Keep a file that somebody else wrote under a second name, before :func:`write` replaces the first."""
+    aside = path.with_name(f"{path.name}.replaced")
+    try:
+        aside.unlink(missing_ok=True)
+        aside.hardlink_to(path)
+    except OSError as error:
+        raise SnapshotError(f"{aside}: cannot be written: {error.strerror}") from None
+    return aside

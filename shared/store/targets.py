@@ -1,0 +1,423 @@
+"""Targets in Redis: written all or nothing, found by id, page, slot, title and endpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import orjson
+from redis import Redis
+
+from shared.monitor import Check, MonitorError, State, Status, Target
+from shared.store import keys
+
+_WRITE = """
+-- ARGV: now, then twelve values a target: id, expected revision (0: new), expected state ('' : any), new state,
+-- new status, bucket, identity, title digest, endpoint digest, interval, paused, check.
+-- First everything is verified, then everything is written: all or nothing.
+local now, width = ARGV[1], 12
+local function registry(member, bucket)
+  if redis.call('EXISTS', bucket) == 1 then
+    if redis.call('SADD', 'monitor:buckets', member) == 1 then redis.call('INCR', 'monitor:orders') end
+  elseif redis.call('SREM', 'monitor:buckets', member) == 1 then
+    redis.call('INCR', 'monitor:orders')
+  end
+end
+for i = 2, #ARGV, width do
+  local id, revision, state, identity = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 6]
+  local key = 'monitor:target:' .. id
+  local owner = redis.call('HGET', 'monitor:identity', identity)
+  if revision == '0' then
+    if owner or redis.call('EXISTS', key) == 1 then return {'conflict', (i - 2) / width} end
+  else
+    local found = redis.call('HMGET', key, 'revision', 'state')
+    if found[1] ~= revision or (state ~= '' and found[2] ~= state) then return {'conflict', (i - 2) / width} end
+    if owner and owner ~= id then return {'taken', (i - 2) / width} end
+  end
+end
+for i = 2, #ARGV, width do
+  local id, revision, state, status = ARGV[i], ARGV[i + 1], ARGV[i + 3], ARGV[i + 4]
+  local bucket, identity, title, endpoint = ARGV[i + 5], ARGV[i + 6], ARGV[i + 7], ARGV[i + 8]
+  local interval, paused, check = ARGV[i + 9], ARGV[i + 10], ARGV[i + 11]
+  local key, order = 'monitor:target:' .. id, nil
+  if revision == '0' then
+    order = redis.call('INCR', 'monitor:order')
+    redis.call('ZADD', 'monitor:targets', order, id)
+    redis.call('HSET', key, 'order', order, 'created_at', now)
+  else
+    local old = redis.call('HMGET', key, 'identity', 'by_title', 'by_endpoint', 'interval', 'bucket', 'order', 'state')
+    redis.call('HDEL', 'monitor:identity', old[1])
+    redis.call('SREM', 'monitor:title:' .. old[2], id)
+    redis.call('SREM', 'monitor:endpoint:' .. old[3], id)
+    redis.call('SREM', 'monitor:bucket:' .. old[4] .. ':' .. old[5], id)
+    registry(old[4] .. ':' .. old[5], 'monitor:bucket:' .. old[4] .. ':' .. old[5])
+    order = old[6]
+    if state ~= '' then redis.call('ZREM', 'monitor:status:' .. cjson.decode(old[7])['status'], id) end
+  end
+  redis.call('HSET', key, 'check', check, 'revision', revision + 1, 'identity', identity, 'by_title', title,
+             'by_endpoint', endpoint, 'interval', interval, 'bucket', bucket)
+  if state ~= '' then
+    redis.call('HSET', key, 'state', state)
+    redis.call('ZADD', 'monitor:status:' .. status, order, id)
+  end
+  redis.call('HSET', 'monitor:identity', identity, id)
+  redis.call('SADD', 'monitor:title:' .. title, id)
+  redis.call('SADD', 'monitor:endpoint:' .. endpoint, id)
+  if paused == '0' then redis.call('SADD', 'monitor:bucket:' .. interval .. ':' .. bucket, id) end
+  registry(interval .. ':' .. bucket, 'monitor:bucket:' .. interval .. ':' .. bucket)
+end
+redis.call('INCR', 'monitor:changes')
+return {'ok'}
+"""
+
+_DELETE = """
+-- KEYS[1] the target, ARGV: id, now, seconds to keep its closed incident. What it was owed stays in the outbox.
+local key, id = KEYS[1], ARGV[1]
+local old = redis.call('HMGET', key, 'identity', 'by_title', 'by_endpoint', 'interval', 'bucket', 'state')
+if not old[1] then return 0 end
+local state = cjson.decode(old[6])
+local bucket = 'monitor:bucket:' .. old[4] .. ':' .. old[5]
+redis.call('HDEL', 'monitor:identity', old[1])
+redis.call('SREM', 'monitor:title:' .. old[2], id)
+redis.call('SREM', 'monitor:endpoint:' .. old[3], id)
+redis.call('SREM', bucket, id)
+if redis.call('EXISTS', bucket) == 0 and redis.call('SREM', 'monitor:buckets', old[4] .. ':' .. old[5]) == 1 then
+  redis.call('INCR', 'monitor:orders')
+end
+redis.call('ZREM', 'monitor:targets', id)
+redis.call('ZREM', 'monitor:checked', id)
+redis.call('ZREM', 'monitor:status:' .. state['status'], id)
+if state['incident'] then
+  redis.call('HSET', 'monitor:incident:' .. state['incident'], 'closed_at', ARGV[2], 'deleted', 1)
+  redis.call('EXPIRE', 'monitor:incident:' .. state['incident'], ARGV[3])
+end
+redis.call('DEL', key, 'monitor:results:' .. id, 'monitor:hours:' .. id, 'monitor:days:' .. id)
+redis.call('INCR', 'monitor:changes')
+return 1
+"""
+
+_READ_FIELDS = ("check", "revision", "created_at", "order", "state", "latest")
+_WRITE_TRIES = 20
+
+
+class TargetTakenError(MonitorError):
+    """Another target already has this title and endpoint."""
+
+
+class TooMuchChangeError(MonitorError):
+    """A write lost the race against others again and again; nothing was changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A target with what is believed of it, as read in one moment."""
+
+    target: Target
+    state: State
+    order: int
+    """Position in the order of creation; pages continue after it."""
+    latest: dict[str, Any] | None
+    """The newest result as :meth:`shared.monitor.CheckResult.document` writes it; None before the first."""
+    raw_state: bytes
+    """The state as it stands in Redis: what recording compares before it sets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """One target of a request, after it was written."""
+
+    target: Target
+    created: bool
+    changed: bool
+
+
+class Restorable(Protocol):
+    """What a snapshot knows of one target."""
+
+    @property
+    def id(self) -> str | None: ...
+    @property
+    def check(self) -> Check: ...
+    @property
+    def state(self) -> State: ...
+    @property
+    def latest(self) -> dict[str, Any] | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """One target as it shall be written; ``before`` is what was read, None for a new one."""
+
+    id: str
+    check: Check
+    before: Watched | None
+    created_at: int
+
+    @property
+    def changed(self) -> bool:
+        return self.before is None or self.before.target.check != self.check
+
+
+def digest(*parts: str | None) -> str:
+    """A short stable digest for index keys; None and "" differ."""
+    return hashlib.blake2b(orjson.dumps(parts), digest_size=12).hexdigest()
+
+
+def bucket_of(target_id: str) -> int:
+    """Which of the 60 buckets a target belongs to: a stable hash of its id, the same on every machine."""
+    raw = hashlib.blake2b(target_id.encode(), digest_size=8).digest()
+    return int.from_bytes(raw, "big") % keys.BUCKET_COUNT
+
+
+def buckets_of_slot(interval: int, slot: int) -> range:
+    """The buckets whose targets a slot of ``interval`` seconds checks; an interval has ``slot_count`` slots."""
+    return range(slot, keys.BUCKET_COUNT, slot_count(interval))
+
+
+def slot_count(interval: int) -> int:
+    return min(interval, keys.BUCKET_COUNT)
+
+
+class Targets:
+    """Every target. One instance a process; it holds no data of its own."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis: Any = redis  # redis-py cannot say that this client answers in bytes
+        self._write = redis.register_script(_WRITE)
+        self._delete = redis.register_script(_DELETE)
+
+    # --- writing ---
+
+    def put(self, checks: Sequence[Check], *, now: int) -> list[Written]:
+        """Create or update one target for each check, all or nothing; (title, endpoint) identifies.
+
+        For a target that exists, the fields that the check does not name keep their value; ``expected_http_code``
+        is always taken as it is. Safe to repeat. Raises TooMuchChangeError.
+        """
+        for _ in range(_WRITE_TRIES):
+            drafts = self._draft(checks, now)
+            changed = list({draft.id: draft for draft in drafts if draft.changed}.values())
+            if not changed or self._commit(changed, now) == "ok":
+                return _written(drafts)
+        raise TooMuchChangeError("the targets are changing too fast to be written; nothing was changed")
+
+    def _draft(self, checks: Sequence[Check], now: int) -> list[_Draft]:
+        identities = [digest(check.title, check.endpoint) for check in checks]
+        ids = self._redis.hmget(keys.IDENTITY, identities) if identities else []
+        found = {watched.target.id: watched for watched in self.load([raw.decode() for raw in ids if raw])}
+        latest: dict[str, _Draft] = {}
+        drafts = []
+        for check, identity, raw in zip(checks, identities, ids, strict=True):
+            earlier = latest.get(identity)
+            before = found.get(raw.decode()) if raw else None
+            base = earlier.check if earlier else before.target.check if before else None
+            draft = _Draft(
+                id=earlier.id if earlier else before.target.id if before else secrets.token_hex(8),
+                check=_merge(base, check),
+                before=before,
+                created_at=before.target.created_at if before else now,
+            )
+            latest[identity] = draft
+            drafts.append(draft)
+        return [
+            replace(draft, check=latest[identity].check) for draft, identity in zip(drafts, identities, strict=True)
+        ]
+
+    def patch(self, target_id: str, change: Callable[[Check], Check], *, now: int) -> Written | None:
+        """Change one target by a pure function of its check; None when there is no such target.
+
+        Raises TargetTakenError, TooMuchChangeError, and whatever ``change`` raises.
+        """
+        for _ in range(_WRITE_TRIES):
+            before = self.get(target_id)
+            if before is None:
+                return None
+            draft = _Draft(target_id, change(before.target.check), before, before.target.created_at)
+            outcome = self._commit([draft], now) if draft.changed else "ok"
+            if outcome == "taken":
+                raise TargetTakenError("another target has this title and endpoint")
+            if outcome == "ok":
+                return _written([draft])[0]
+        raise TooMuchChangeError("the target is changing too fast to be written; nothing was changed")
+
+    def restore(self, saved: Sequence[Restorable], *, now: int) -> list[Written]:
+        """Write targets of a snapshot that do not exist yet, under their own id, in their own state.
+
+        An entry without an id gets a new one. Entries whose id or (title, endpoint) exists are left alone: what is
+        in Redis is newer than any file. Returns what was written. Safe to repeat. Raises TooMuchChangeError.
+        """
+        for _ in range(_WRITE_TRIES):
+            drafts = self._draft_restored(saved, now)
+            states = {draft.id: entry.state for draft, entry in drafts}
+            if not drafts or self._commit([draft for draft, _ in drafts], now, states) == "ok":
+                self._restore_latest(drafts)
+                return _written([draft for draft, _ in drafts])
+        raise TooMuchChangeError("the targets are changing too fast to be restored")
+
+    def _draft_restored(self, saved: Sequence[Restorable], now: int) -> list[tuple[_Draft, Restorable]]:
+        with self._redis.pipeline(transaction=False) as pipe:
+            for entry in saved:
+                pipe.hexists(keys.IDENTITY, digest(entry.check.title, entry.check.endpoint))
+                pipe.exists(keys.target(entry.id or ""))
+            answers = pipe.execute()
+        drafts: dict[tuple[str | None, str], tuple[_Draft, Restorable]] = {}
+        ids: set[str] = set()
+        for entry, is_known, has_id in zip(saved, answers[::2], answers[1::2], strict=True):
+            identity = (entry.check.title, entry.check.endpoint)
+            if is_known or has_id or identity in drafts:
+                continue
+            # Somebody who writes a file by hand copies lines, ids included.
+            own_id = entry.id if entry.id not in ids else None
+            draft = _Draft(own_id or secrets.token_hex(8), entry.check, None, now)
+            ids.add(draft.id)
+            drafts[identity] = (draft, entry)
+        return list(drafts.values())
+
+    def _restore_latest(self, drafts: Sequence[tuple[_Draft, Restorable]]) -> None:
+        with self._redis.pipeline(transaction=False) as pipe:
+            for draft, entry in drafts:
+                if entry.latest is not None and entry.state.checked_at:
+                    pipe.hsetnx(keys.target(draft.id), "latest", orjson.dumps(entry.latest))
+                    pipe.zadd(keys.CHECKED, {draft.id: entry.state.checked_at}, gt=True)
+            pipe.execute()
+
+    def _commit(self, drafts: Sequence[_Draft], now: int, states: dict[str, State] | None = None) -> str:
+        arguments: list[Any] = [now]
+        for draft in drafts:
+            arguments += _write_arguments(draft, now, (states or {}).get(draft.id))
+        outcome: str = self._write(args=arguments)[0].decode()
+        return outcome
+
+    def delete(self, target_id: str, *, now: int) -> bool:
+        """Remove a target with all its history, also while a check of it runs; False when there is none.
+
+        Its open incident is closed without a mail; a mail that it is owed already is still sent.
+        """
+        return bool(self._delete(keys=[keys.target(target_id)], args=[target_id, now, INCIDENT_KEPT_SECONDS]))
+
+    # --- reading ---
+
+    def get(self, target_id: str) -> Watched | None:
+        found = self.load([target_id])
+        return found[0] if found else None
+
+    def load(self, target_ids: Iterable[str]) -> list[Watched]:
+        """The targets with these ids, in this order, in one round trip; those that are gone are left out."""
+        ids = list(target_ids)
+        with self._redis.pipeline(transaction=False) as pipe:
+            for target_id in ids:
+                pipe.hmget(keys.target(target_id), _READ_FIELDS)
+            rows = pipe.execute()
+        return [_watched(target_id, row) for target_id, row in zip(ids, rows, strict=True) if row[0] is not None]
+
+    def slot(self, interval: int, slot: int, *, with_default: bool) -> list[str]:
+        """The ids of one slot; ``with_default``: the targets without an interval of their own belong to it too."""
+        intervals = (interval, 0) if with_default else (interval,)
+        names = [keys.bucket(each, number) for each in intervals for number in buckets_of_slot(interval, slot)]
+        return sorted(raw.decode() for raw in self._redis.sunion(names))
+
+    def intervals(self) -> dict[int, set[int]]:
+        """For every interval that is in use (0: the default), the buckets that hold a target."""
+        found: dict[int, set[int]] = {}
+        for member in self._redis.smembers(keys.BUCKETS):
+            interval, number = member.decode().split(":")
+            found.setdefault(int(interval), set()).add(int(number))
+        return found
+
+    def page(self, *, after: int = 0, limit: int = 100, status: Status | None = None) -> list[Watched]:
+        """The next ``limit`` targets behind position ``after``, in the order of creation."""
+        key = keys.status(status) if status else keys.TARGETS
+        ids = self._redis.zrange(key, f"({after}", "+inf", byscore=True, offset=0, num=limit)
+        return self.load(raw.decode() for raw in ids)
+
+    def find(
+        self, *, endpoint: str | None = None, title: str | None = None, after: int = 0, limit: int = 100
+    ) -> tuple[list[Watched], int]:
+        """A page of the targets with exactly this endpoint and title, and how many there are in all."""
+        names = []
+        if endpoint is not None:
+            names.append(keys.by_endpoint(digest(endpoint)))
+        if title is not None:
+            names.append(keys.by_title(digest(title)))
+        ids = sorted(raw.decode() for raw in self._redis.sinter(names))
+        found = sorted(self.load(ids), key=lambda watched: watched.order)
+        return [watched for watched in found if watched.order > after][:limit], len(found)
+
+    def count(self) -> int:
+        return int(self._redis.zcard(keys.TARGETS))
+
+    def count_by_status(self) -> dict[Status, int]:
+        with self._redis.pipeline(transaction=False) as pipe:
+            for status in Status:
+                pipe.zcard(keys.status(status))
+            return dict(zip(Status, pipe.execute(), strict=True))
+
+    def newest(self) -> tuple[str, int] | None:
+        """The id of the target that was checked last and when that check started; None before the first."""
+        found = self._redis.zrange(keys.CHECKED, 0, 0, desc=True, withscores=True)
+        return (found[0][0].decode(), int(found[0][1])) if found else None
+
+
+INCIDENT_KEPT_SECONDS = 90 * 86_400
+"""How long a closed incident can be read."""
+
+
+def _merge(base: Check | None, check: Check) -> Check:
+    if base is None:
+        return check
+    named = {name: getattr(check, name) for name in check.model_fields_set}
+    return base.model_copy(update={**named, "expected_http_code": check.expected_http_code})
+
+
+def _written(drafts: Sequence[_Draft]) -> list[Written]:
+    seen: set[str] = set()
+    written = []
+    for draft in drafts:
+        revision = draft.before.target.revision if draft.before else 0
+        target = Target(draft.id, draft.check, revision + draft.changed, draft.created_at)
+        written.append(Written(target, draft.before is None and draft.id not in seen, draft.changed))
+        seen.add(draft.id)
+    return written
+
+
+def _write_arguments(draft: _Draft, now: int, restored: State | None) -> list[Any]:
+    check, before = draft.check, draft.before
+    expected_state: bytes | str = ""
+    state: State | None = None
+    if before is None:
+        state = restored or State(status=Status.PENDING, since=now)
+        if check.paused is not (state.status is Status.PAUSED):
+            state = replace(state, status=Status.PAUSED if check.paused else Status.PENDING, since=now)
+    elif check.paused is not before.target.check.paused:
+        expected_state = before.raw_state
+        state = replace(before.state, status=Status.PAUSED if check.paused else Status.PENDING, since=now)
+    return [
+        draft.id,
+        before.target.revision if before else 0,
+        expected_state,
+        orjson.dumps(state.document()) if state else "",
+        state.status if state else "",
+        bucket_of(draft.id),
+        digest(check.title, check.endpoint),
+        digest(check.title),
+        digest(check.endpoint),
+        check.interval or 0,
+        int(check.paused),
+        check.model_dump_json(exclude_none=True),
+    ]
+
+
+def _watched(target_id: str, row: Sequence[bytes | None]) -> Watched:
+    check, revision, created_at, order, state, latest = row
+    assert check is not None
+    assert state is not None
+    return Watched(
+        target=Target(target_id, Check.model_validate_json(check), int(revision or 0), int(created_at or 0)),
+        state=State.parse(orjson.loads(state)),
+        order=int(order or 0),
+        latest=orjson.loads(latest) if latest else None,
+        raw_state=state,
+    )

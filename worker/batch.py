@@ -1,0 +1,245 @@
+"""One run of a check job: targets into the probe, results into the store, while others still hang.
+
+A run that waits for slow answers takes further check jobs from the queue when no worker is free for them, so that a
+handful of workers carries any number of hanging targets, and a new target is checked at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from shared import signals
+from shared.monitor import Attempt, Check, CheckResult, Target
+from shared.queues import BATCH_SIZE, CHECK_SLOT, Queues, slot_name
+from shared.settings import Settings
+from shared.store import Defaults, Store, Watched
+from worker.probe import Engine
+
+RECORD_AT = 250
+"""Results that are recorded together at the most."""
+RECORD_SECONDS = 0.5
+"""How long a result waits for others to be recorded with."""
+POLL_SECONDS = 0.25
+TAKE_MORE_SECONDS = 10.0
+"""A run takes further jobs only while it is this young, so that it ends, and with it a worker that was asked to."""
+FULL = 1500
+"""With this many checks in flight a run takes no further job."""
+REDIS_PATIENCE_SECONDS = 120.0
+"""How long results wait in memory for a Redis that is away."""
+_LEASE_SECONDS = 1.0
+
+log = logging.getLogger("checks")
+
+
+@dataclass(slots=True)
+class _Slot:
+    """A slot that this run works on; ``left`` are its targets without a recorded result."""
+
+    name: str
+    interval: int
+    began: float
+    left: set[str] = field(default_factory=set)
+    is_released: bool = False
+
+
+class Batch:
+    """Everything one run works on. Not safe for threads; one a job.
+
+    Running the same work twice, or late, is safe: recording drops what is not newer than what it has. A kill loses
+    the results since the last record, half a second of them; their targets have their next turn.
+    """
+
+    def __init__(self, store: Store, queues: Queues, settings: Settings, run: str) -> None:
+        self._store = store
+        self._queues = queues
+        self._settings = settings
+        self._run = run
+        self._engine = Engine(settings)
+        self._watched: dict[str, Watched] = {}
+        self._slots: dict[str, _Slot] = {}
+        self._slot_of: dict[str, _Slot] = {}
+        self._results: list[CheckResult] = []
+        self._events: list[tuple[str, str | None, dict[str, Any]]] = []
+        self._defaults = Defaults(settings.expected_code, settings.interval, settings.alert_group_wait)
+        # blinker holds receivers weakly: they end with this run.
+        signals.check_started.connect(self._on_started)
+        signals.check_retried.connect(self._on_retried)
+        self._began = self._recorded_at = self._renewed_at = self._looked_at = time.monotonic()
+
+    # --- taking work ---
+
+    def add_slot(self, interval: int, slot: int, with_default: bool, scheduled_at: int | None) -> None:
+        """Take a slot's turn, unless another run is alive with it; targets past the first 500 become further jobs."""
+        name = slot_name(interval, slot)
+        if name in self._slots or not self._store.vitals.lease(name, self._run):
+            return
+        busy = self._store.vitals.straggling(name, now=_now()) | self._watched.keys()
+        ids = [each for each in self._store.targets.slot(interval, slot, with_default=with_default) if each not in busy]
+        self._queues.enqueue_rest_of_slot(interval, ids[BATCH_SIZE:], scheduled_at or _now())
+        mine = _Slot(name, interval, time.monotonic())
+        self._slots[name] = mine
+        for watched in self._start(ids[:BATCH_SIZE], scheduled_at):
+            mine.left.add(watched.target.id)
+            self._slot_of[watched.target.id] = mine
+        if not mine.left:
+            self._release(mine)
+
+    def add_targets(self, target_ids: Sequence[str], scheduled_at: int | None = None) -> None:
+        """Take targets by id; those that are gone, paused or already in this run are left out."""
+        self._start([each for each in target_ids if each not in self._watched], scheduled_at)
+
+    def _start(self, target_ids: Sequence[str], scheduled_at: int | None) -> list[Watched]:
+        started = [watched for watched in self._store.targets.load(target_ids) if not watched.target.check.paused]
+        for watched in started:
+            self._watched[watched.target.id] = watched
+            self._engine.add(watched.target, scheduled_at)
+        return started
+
+    def _take_more(self) -> None:
+        """Take the first check job that waits in the queue and that nobody works on, if this run has room for it."""
+        now = time.monotonic()
+        is_young = now - self._began < TAKE_MORE_SECONDS
+        if not is_young or now - self._looked_at < POLL_SECONDS or self._engine.in_flight >= FULL:
+            return
+        self._looked_at = now
+        with self._tolerating_redis():
+            taken = self._queues.take_waiting_check()
+            if taken is None:
+                return
+            function, args = taken
+            if function == CHECK_SLOT:
+                self.add_slot(*args)
+            else:
+                self.add_targets(*args)
+
+    # --- working ---
+
+    def work(self) -> None:
+        """Until every check has ended and is recorded."""
+        if not self._engine.in_flight:
+            return
+        self._store.vitals.batch_began(self._run, now=_now())
+        with closing(self._engine):
+            while self._engine.in_flight:
+                self._results += self._engine.poll(POLL_SECONDS)
+                self._record_if_due()
+                self._keep_leases()
+                self._take_more()
+            self._record()
+        self._store.vitals.batch_ended(self._run, now=_now())
+
+    def _record_if_due(self) -> None:
+        waited = time.monotonic() - self._recorded_at
+        is_idle = not self._engine.in_flight
+        if len(self._results) >= RECORD_AT or waited >= RECORD_SECONDS or is_idle:
+            self._record()
+
+    def _record(self) -> None:
+        """Record what has come in; a Redis that is away is waited for with the results in memory."""
+        self._recorded_at = time.monotonic()
+        patience = 0.2
+        while self._results or self._events:
+            try:
+                self._record_once()
+            except (RedisConnectionError, RedisTimeoutError):
+                # Repeating is safe: what was recorded before the answer was lost is not newer any more.
+                if time.monotonic() - self._recorded_at > REDIS_PATIENCE_SECONDS:
+                    raise
+                time.sleep(patience)
+                patience = min(patience * 2, 5.0)
+        self._recorded_at = time.monotonic()
+
+    def _record_once(self) -> None:
+        if self._events:
+            self._store.events.publish(self._events)
+            self._events.clear()
+        batch = self._results[:RECORD_AT]
+        recorded = self._store.recording.record(
+            [(self._watched[result.target_id], result) for result in batch], self._defaults
+        )
+        del self._results[:RECORD_AT]
+        for each in recorded:
+            signals.check_finished.send(self, target=each.target, result=each.result)
+            if each.flip is not None:
+                signals.target_flipped.send(self, target=each.target, flip=each.flip)
+                log.info("%s is %s (was %s)", each.target.id, each.flip.after, each.flip.before)
+        for result in batch:
+            del self._watched[result.target_id]
+        with self._tolerating_redis():
+            for result in batch:
+                self._finish(result.target_id)
+
+    def _finish(self, target_id: str) -> None:
+        slot = self._slot_of.pop(target_id, None)
+        if slot is None:
+            return
+        slot.left.discard(target_id)
+        if slot.is_released:
+            self._store.vitals.caught_up(slot.name, [target_id])
+        elif not slot.left:
+            self._release(slot)
+
+    @contextmanager
+    def _tolerating_redis(self) -> Iterator[None]:
+        """For what may stay undone while Redis is away: leases and marks expire by themselves."""
+        try:
+            yield
+        except (RedisConnectionError, RedisTimeoutError):
+            log.warning("Redis is away; %d checks go on", self._engine.in_flight)
+
+    # --- leases ---
+
+    def _keep_leases(self) -> None:
+        """Prove that this run is alive; give up slots whose next turn comes while some of their targets still hang.
+
+        Those targets are marked, so that the next turn checks the others on time and not these a second time.
+        """
+        now = time.monotonic()
+        if now - self._renewed_at < _LEASE_SECONDS:
+            return
+        self._renewed_at = now
+        with self._tolerating_redis():
+            for slot in list(self._slots.values()):
+                if now - slot.began >= slot.interval - 2 * _LEASE_SECONDS:
+                    self._store.vitals.straggle(slot.name, {each: self._deadline(each) for each in slot.left})
+                    self._release(slot)
+            self._store.vitals.renew(list(self._slots), self._run)
+
+    def _deadline(self, target_id: str) -> int:
+        """When the target's check is over at the latest (ms); a later turn then takes it up again."""
+        watched = self._watched.get(target_id)
+        return _now() + (longest_check_ms(watched.target.check, self._settings) if watched else 0)
+
+    def _release(self, slot: _Slot) -> None:
+        slot.is_released = True
+        self._slots.pop(slot.name, None)
+        self._store.vitals.release([slot.name], self._run)
+
+    # --- events ---
+
+    def _on_started(self, _sender: object, *, target: Target, at: int) -> None:
+        self._events.append(("check_started", target.id, {"at": at}))
+
+    def _on_retried(self, _sender: object, *, target: Target, attempt: Attempt, wait_ms: float) -> None:
+        self._events.append(
+            ("check_retried", target.id, {"attempt": attempt.document(), "wait_ms": round(wait_ms)}),
+        )
+
+
+def longest_check_ms(check: Check, settings: Settings) -> int:
+    """More than a whole check may take, its attempts and the waits between them included."""
+    retries = settings.retries(check)
+    waits = settings.backoff_factor(check) * 2**retries
+    return int(((retries + 1) * settings.timeout(check) + waits + 5) * 1000)
+
+
+def _now() -> int:
+    return int(time.time() * 1000)

@@ -1,0 +1,121 @@
+"""Keeping the snapshot file and Redis true to each other: restore what was lost, write what has changed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+from shared.monitor import Status
+from shared.queues import Queues
+from shared.settings import Settings
+from shared.snapshot import Saved, SnapshotError, decode, digest_of, encode, read, set_aside, write
+from shared.store import SnapshotRecord, Store, Watched
+
+WRITE_AT_LEAST_EVERY_MS = 60_000
+_PAGE = 1000
+_LEASE = "snapshot-file"
+
+log = logging.getLogger("snapshot")
+
+
+class SnapshotKeeper:
+    """One run of the snapshot job.
+
+    A store is *born* once the snapshot has been read into it. As long as it is not, because Redis is new or was
+    emptied behind our back, nothing is written over the file. An empty list of a born store is what people want.
+    """
+
+    def __init__(self, store: Store, queues: Queues, settings: Settings) -> None:
+        self._store = store
+        self._queues = queues
+        self._settings = settings
+        self._path = settings.snapshot_path
+
+    def keep(self) -> None:
+        """Restore if need be, then write if something changed, or if the file is a minute old."""
+        owner = f"{os.getpid()}-{time.time_ns()}"
+        if not self._store.vitals.lease(_LEASE, owner):
+            return
+        try:
+            self._restore_if_lost()
+            self._write_if_due()
+        except SnapshotError as error:
+            log.error("%s", error)
+            self._store.vitals.set_snapshot(error=str(error))
+        finally:
+            self._store.vitals.release([_LEASE], owner)
+
+    # --- reading ---
+
+    def _restore_if_lost(self) -> None:
+        vitals = self._store.vitals
+        is_born = vitals.is_born()
+        if is_born and self._store.targets.count():
+            return
+        content = read(self._path)
+        record = vitals.snapshot()
+        # A file that we read or wrote ourselves held what people have emptied since.
+        if content is not None and not (is_born and digest_of(content) in (record.digest, record.writing)):
+            self._restore(content)
+        vitals.bear()
+
+    def _restore(self, content: bytes) -> None:
+        saved = decode(content, self._path)
+        pending: list[str] = []
+        for start in range(0, len(saved), _PAGE):
+            chunk = [self._with_expected_code(entry) for entry in saved[start : start + _PAGE]]
+            pending += [written.target.id for written in self._store.targets.restore(chunk, now=_now())]
+        self._store.vitals.set_snapshot(digest=digest_of(content), error="")
+        log.info("%d of the %d targets in %s were read", len(pending), len(saved), self._path.name)
+        unchecked = [each.target.id for each in self._load(pending) if each.state.status is Status.PENDING]
+        self._queues.enqueue_check(unchecked)
+
+    def _with_expected_code(self, entry: Saved) -> Saved:
+        """Fix the default at the moment a target is made, as ``POST /status`` does."""
+        code = self._settings.expected_code(entry.check)
+        return replace(entry, check=entry.check.model_copy(update={"expected_http_code": code}))
+
+    def _load(self, target_ids: list[str]) -> Iterator[Watched]:
+        for start in range(0, len(target_ids), _PAGE):
+            yield from self._store.targets.load(target_ids[start : start + _PAGE])
+
+    # --- writing ---
+
+    def _write_if_due(self) -> None:
+        vitals = self._store.vitals
+        record, changes = vitals.snapshot(), vitals.changes()
+        is_old = _now() - record.at >= WRITE_AT_LEAST_EVERY_MS
+        if changes == record.changes and not is_old and not record.error:
+            return
+        birth = vitals.birth()
+        content = encode(self._all(), now=_now())
+        # A Redis emptied while we read would otherwise empty the file too.
+        if birth is None or vitals.birth() != birth:
+            return
+        self._keep_foreign_file(record)
+        digest = digest_of(content)
+        vitals.set_snapshot(writing=digest)
+        write(self._path, content)
+        vitals.set_snapshot(digest=digest, changes=changes, at=_now(), error="")
+
+    def _all(self) -> Iterator[Watched]:
+        after = 0
+        while page := self._store.targets.page(after=after, limit=_PAGE):
+            yield from page
+            after = page[-1].order
+
+    def _keep_foreign_file(self, record: SnapshotRecord) -> None:
+        """A file that is not ours any more: one that cannot be read stays (SnapshotError), another is set aside."""
+        content = read(self._path)
+        if content is None or digest_of(content) in (record.digest, record.writing):
+            return
+        decode(content, self._path)
+        aside = set_aside(self._path)
+        log.warning("%s was changed by somebody else; their version is kept as %s", self._path.name, aside.name)
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
