@@ -1,0 +1,613 @@
+"""Mails as real servers receive them, and what becomes of them when a server does not take them."""
+
+import base64
+import json
+import os
+import re
+import smtplib
+import socket
+import ssl
+import stat
+import time
+from dataclasses import replace
+from email import message_from_bytes, policy
+from email.message import EmailMessage
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from shared.monitor import Alert, Report
+from shared.settings import SettingsError, read_settings
+from tests.smtp import (
+    Answer,
+    Mailbox,
+    dripping_server,
+    hang_up,
+    silent_server,
+    smtp_server,
+    stay_silent,
+    take_and_hang_up,
+)
+from worker.mailer import MailDelayed, Mailer, MailRefused, Sent
+
+BEGAN_AT = 1_795_366_865_000  # 2026-11-22 17:01:05 UTC
+OPS, DEV = "ops@example.com", "dev@example.com"
+PASSWORD = "correct horse"
+PATIENCE_SECONDS = 0.3
+
+
+def alert(**changes: Any) -> Alert:
+    fields: dict[str, Any] = {
+        "id": "t1-1",
+        "kind": "down",
+        "target_id": "t1",
+        "title": "Hit the Google!",
+        "endpoint": "https://www.google.com/",
+        "at": BEGAN_AT + 1000,
+        "began_at": BEGAN_AT,
+        "expected": 200,
+        "got": 503,
+        "reason": "status",
+        "sentence": "The server answered 503, and 200 was expected.",
+        "incident": "t1-1",
+        "elapsed_ms": 412.4,
+        "bottleneck": "wait",
+        "phases": {"dns": 12.1, "connect": 20.4, "tls": 41.2, "wait": 337.5, "transfer": 1.2},
+        "attempts": (
+            {"started_at": BEGAN_AT, "elapsed_ms": 5000.0, "reason": "timeout", "phase": "tls"},
+            {"started_at": BEGAN_AT + 5500, "elapsed_ms": 412.4, "status_code": 503, "reason": "status"},
+        ),
+        "address": "142.250.74.36:443",
+    }
+    return Alert(**{**fields, **changes})
+
+
+def recovery(**changes: Any) -> Alert:
+    good = {"kind": "up", "id": "t1-2", "at": BEGAN_AT + 724_000, "got": 200, "reason": None, "sentence": None}
+    return alert(**{**good, "attempts": ({"started_at": BEGAN_AT + 723_900, "status_code": 200},), **changes})
+
+
+def mailer(tmp_path: Path, mailbox: Mailbox | None = None, **changes: Any) -> Mailer:
+    server = {} if mailbox is None else {"mail_server": "127.0.0.1", "mail_port": mailbox.port}
+    settings = read_settings(
+        _env_file=None,
+        **{
+            "data_dir": tmp_path,
+            "mail_default_sender": "monitor@example.com",
+            "mail_recipients": (OPS, DEV),
+            **server,
+            **changes,
+        },
+    )
+    return Mailer(settings, timeout_seconds=PATIENCE_SECONDS)
+
+
+def text(message: EmailMessage, kind: str = "plain") -> str:
+    part = message.get_body((kind,))
+    assert isinstance(part, EmailMessage)
+    content = part.get_content()
+    assert isinstance(content, str)
+    return content.replace("\r\n", "\n")
+
+
+@pytest.fixture(autouse=True)
+def _no_mail_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith("MAIL_") or name == "SSL_CERT_FILE":
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+def tls(authority: trustme.CA, host: str = "127.0.0.1") -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert(host).configure_cert(context)
+    return context
+
+
+@pytest.fixture
+def _trusted(authority: trustme.CA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+
+
+# --- what arrives --------------------------------------------------------------------------------------------------
+
+
+def test_a_mail_reaches_all_recipients_as_text_and_html(tmp_path: Path) -> None:
+    with smtp_server(Mailbox()) as mailbox:
+        sent = mailer(tmp_path, mailbox).send_alerts("m1", [alert()])
+    assert sent == Sent((OPS, DEV), {})
+    (envelope,), (message,) = mailbox.envelopes, mailbox.messages
+    assert envelope.mail_from == "monitor@example.com"
+    assert envelope.rcpt_tos == [OPS, DEV]
+    assert message["To"] == f"{OPS}, {DEV}"
+    assert message.get_content_type() == "multipart/alternative"
+    for kind in ("plain", "html"):
+        body = text(message, kind)
+        for word in (
+            "Hit the Google!",
+            "https://www.google.com/",
+            "2026-11-22 17:01:05 UTC",
+            "200 OK",
+            "503 Service Unavailable",
+            "timed out during TLS handshake",
+            "5.00 s",
+            "412 ms",
+            "338 ms",
+            "Bottleneck: waiting for the first byte",
+            "142.250.74.36:443",
+        ):
+            assert word in body, (kind, word)
+
+
+def test_the_headers_are_those_of_an_automatic_mail(tmp_path: Path) -> None:
+    before = int(time.time())
+    with smtp_server(Mailbox()) as mailbox:
+        mailer(tmp_path, mailbox).send_alerts("m1", [alert()])
+    (message,) = mailbox.messages
+    assert message["Subject"] == "DOWN: Hit the Google! (503, expected 200)"
+    assert message["Message-ID"] == "<m1@example.com>"
+    assert message["Auto-Submitted"] == "auto-generated"
+    assert message["X-Auto-Response-Suppress"] == "All"
+    assert message["List-Id"] == "http-monitoring <http-monitoring.example.com>"
+    assert before <= message["Date"].datetime.timestamp() <= time.time()
+
+
+def test_the_same_mail_id_makes_the_same_message_id(tmp_path: Path) -> None:
+    with smtp_server(Mailbox()) as mailbox:
+        for _ in range(2):
+            mailer(tmp_path, mailbox).send_alerts("m1", [alert()])
+    first, second = mailbox.messages
+    assert first["Message-ID"] == second["Message-ID"]
+
+
+def test_both_mails_of_an_incident_refer_to_it_and_a_digest_does_not(tmp_path: Path) -> None:
+    long = "x" * 60
+    with smtp_server(Mailbox()) as mailbox:
+        post = mailer(tmp_path, mailbox)
+        post.send_alerts("m1", [alert(incident=long)])
+        post.send_alerts("m2", [recovery(incident=long)])
+        post.send_alerts("m3", [alert(), alert(incident="t2-1")])
+    down, up, digest = mailbox.messages
+    assert down["References"] == up["References"] == up["In-Reply-To"] == f"<{long}@example.com>"
+    # On the wire too: folded as an encoded word, no client would thread it.
+    assert f"References: <{long}@example.com>\r\n".encode() in mailbox.contents[0]
+    assert digest["References"] is None
+
+
+def test_a_title_in_any_script_arrives_as_it_was(tmp_path: Path) -> None:
+    title = "Zahlungen & Überweisung 支払い 🚀"
+    with smtp_server(Mailbox()) as mailbox:
+        mailer(tmp_path, mailbox).send_alerts("m1", [alert(title=title)])
+    (message,) = mailbox.messages
+    assert message["Subject"] == f"DOWN: {title} (503, expected 200)"
+    assert title in text(message)
+    assert title.replace("&", "&amp;") in text(message, "html")
+    assert mailbox.contents[0].isascii()
+
+
+def test_a_title_with_markup_is_text(tmp_path: Path) -> None:
+    with smtp_server(Mailbox()) as mailbox:
+        mailer(tmp_path, mailbox).send_alerts(
+            "m1", [alert(title='<script>alert("x")</script>', endpoint='http://a/"><b>')]
+        )
+    (message,) = mailbox.messages
+    assert "<script" not in text(message, "html")
+    assert "<b>" not in text(message, "html")
+    assert "&lt;script&gt;" in text(message, "html")
+    assert '<script>alert("x")</script>' in text(message)
+
+
+@pytest.mark.parametrize("evil", ["\r\n", "\n", "\r", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\0"])
+def test_no_text_of_an_alert_makes_a_header(tmp_path: Path, evil: str) -> None:
+    hostile = f"a{evil}Bcc: evil@example.com{evil}{evil}body"
+    fields = dict.fromkeys(("title", "endpoint", "sentence", "reason", "address", "incident", "target_id"), hostile)
+    with smtp_server(Mailbox()) as mailbox:
+        mailer(tmp_path, mailbox).send_alerts(
+            hostile, [alert(**fields, attempts=({"started_at": 0, "reason": hostile},))]
+        )
+    (envelope,), (message,) = mailbox.envelopes, mailbox.messages
+    assert message["Bcc"] is None
+    assert envelope.rcpt_tos == [OPS, DEV]
+    assert all(value.isprintable() for value in message.values())
+    assert message["Subject"].startswith("DOWN: a Bcc: evil@")
+    assert len(message["Subject"]) <= 60
+    assert not re.search(r"^Bcc", text(message), re.MULTILINE)
+
+
+def test_a_line_that_begins_with_a_dot_arrives_whole(tmp_path: Path) -> None:
+    with smtp_server(Mailbox()) as mailbox:
+        mailer(tmp_path, mailbox).send_alerts("m1", [alert(title=".", sentence="." * 60)])
+    assert "." * 60 in text(mailbox.messages[0])
+
+
+def test_several_alerts_are_one_mail(tmp_path: Path) -> None:
+    with smtp_server(Mailbox()) as mailbox:
+        mailer(tmp_path, mailbox).send_alerts(
+            "m1", [alert(), alert(incident="t2-1", title="Shop"), recovery(incident="t3-1")]
+        )
+    (message,) = mailbox.messages
+    assert message["Subject"] == "2 targets down, 1 up"
+    assert "Shop" in text(message)
+    assert "Shop" in text(message, "html")
+
+
+def test_down_and_up_of_one_incident_in_one_mail_read_as_one_sentence(tmp_path: Path) -> None:
+    with smtp_server(Mailbox()) as mailbox:
+        mailer(tmp_path, mailbox).send_alerts("m1", [alert(), recovery(at=BEGAN_AT + 40_000)])
+    (message,) = mailbox.messages
+    assert message["Subject"] == "UP again: Hit the Google! (was down for 40 s)"
+    assert text(message).startswith("Hit the Google! was down for 40 s and is up again.")
+    assert "503 Service Unavailable, then 200 OK" in text(message)
+
+
+def test_a_report_says_how_many_are_down_and_since_when(tmp_path: Path) -> None:
+    report = Report(at=BEGAN_AT + 3_600_000, targets=120, down=(alert(),), down_in_all=3)
+    with smtp_server(Mailbox()) as mailbox:
+        mailer(tmp_path, mailbox).send_report("m1", report)
+    (message,) = mailbox.messages
+    assert message["Subject"] == "Report: 3 of 120 targets are down"
+    for kind in ("plain", "html"):
+        assert "since 2026-11-22 17:01:05 UTC, 1 h" in text(message, kind)
+        assert "And 2 more" in text(message, kind)
+
+
+def test_a_mail_without_an_alert_is_a_mistake_of_the_caller(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="needs an alert"):
+        mailer(tmp_path).send_alerts("m1", [])
+
+
+# --- from whom, to whom --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "sender"),
+    [
+        ({"mail_default_sender": "Überwacher <a@example.org>", "mail_username": "b@example.net"}, "a@example.org"),
+        ({"mail_default_sender": None, "mail_username": "b@example.net"}, "b@example.net"),
+        ({"mail_default_sender": None, "mail_username": "d41d8cd98f00b2"}, "http-monitoring@box.example"),
+        ({"mail_default_sender": None}, "http-monitoring@box.example"),
+    ],
+)
+def test_the_sender_is_the_best_address_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], sender: str
+) -> None:
+    monkeypatch.setattr(socket, "getfqdn", lambda: "box.example")
+    with smtp_server(Mailbox()) as mailbox:
+        mailer(tmp_path, mailbox, **settings).send_alerts("m1", [alert()])
+    assert mailbox.envelopes[0].mail_from == sender
+    assert mailbox.messages[0]["From"].addresses[0].addr_spec == sender
+    assert mailbox.messages[0]["Message-ID"] == f"<m1@{sender.partition('@')[2]}>"
+
+
+def test_a_sender_that_is_no_address_is_a_mistake_in_the_settings(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="MAIL_DEFAULT_SENDER"):
+        mailer(tmp_path, mail_default_sender="me and you@example.com")
+
+
+def test_recipients_may_have_names_and_international_domains(tmp_path: Path) -> None:
+    names = ("Wärter <ops@example.com>", "dev@bücher.example")
+    with smtp_server(Mailbox()) as mailbox:
+        sent = mailer(tmp_path, mailbox, mail_recipients=names).send_alerts("m1", [alert()])
+    assert sent.recipients == names
+    assert mailbox.envelopes[0].rcpt_tos == [OPS, "dev@xn--bcher-kva.example"]
+    assert mailbox.messages[0]["To"].addresses[0].display_name == "Wärter"
+
+
+def test_a_misspelt_recipient_does_not_keep_the_mail_from_the_others(tmp_path: Path) -> None:
+    with smtp_server(Mailbox()) as mailbox:
+        sent = mailer(tmp_path, mailbox, mail_recipients=("jörg@example.com", OPS)).send_alerts("m1", [alert()])
+    assert sent == Sent((OPS,), {"jörg@example.com": "501 jörg@example.com is not a mail address"})
+
+
+def test_no_recipients_is_a_refusal_that_says_so(tmp_path: Path) -> None:
+    with smtp_server(Mailbox()) as mailbox, pytest.raises(MailRefused, match="no MAIL_RECIPIENTS are configured"):
+        mailer(tmp_path, mailbox, mail_recipients=()).send_alerts("m1", [alert()])
+
+
+def test_one_refused_recipient_is_told_and_the_other_has_the_mail(tmp_path: Path) -> None:
+    with smtp_server(Mailbox(rcpt={DEV: "550 5.1.1 no such user"})) as mailbox:
+        sent = mailer(tmp_path, mailbox).send_alerts("m1", [alert()])
+    assert sent == Sent((OPS,), {DEV: "550 5.1.1 no such user"})
+    assert sent.delayed == ()
+    assert len(mailbox.messages) == 1
+
+
+def test_a_recipient_refused_for_now_can_get_the_mail_alone_later(tmp_path: Path) -> None:
+    mailbox = Mailbox(rcpt={DEV: "450 4.2.0 greylisted"})
+    with smtp_server(mailbox):
+        post = mailer(tmp_path, mailbox)
+        sent = post.send_alerts("m1", [alert()])
+        mailbox.rcpt = {}
+        later = post.send_alerts("m1", [alert()], recipients=sent.delayed)
+    assert sent.delayed == later.recipients == (DEV,)
+    assert [envelope.rcpt_tos for envelope in mailbox.envelopes] == [[OPS], [DEV]]
+
+
+# --- refused, or worth another try ---------------------------------------------------------------------------------
+
+EVERYBODY = {OPS: "550 5.1.1 no such user", DEV: "553 5.1.2 no such host"}
+
+
+@pytest.mark.parametrize(
+    ("mailbox", "said"),
+    [
+        (Mailbox(mail="550 5.7.1 we do not know you"), "550 5.7.1 we do not know you"),
+        (Mailbox(rcpt=EVERYBODY), "550 5.1.1 no such user"),
+        (Mailbox(data="554 5.6.0 looks like spam"), "554 5.6.0 looks like spam"),
+        (Mailbox(data="554 " + "very " * 90 + "long"), "554 very"),
+    ],
+)
+def test_a_refusal_for_good_is_one_short_sentence(tmp_path: Path, mailbox: Mailbox, said: str) -> None:
+    with smtp_server(mailbox), pytest.raises(MailRefused) as refused:
+        mailer(tmp_path, mailbox).send_alerts("m1", [alert()])
+    assert said in str(refused.value)
+    assert len(str(refused.value)) <= 300
+    assert str(refused.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "mailbox",
+    [
+        Mailbox(mail="451 4.3.0 later"),
+        Mailbox(mail="550 5.7.0 Requested action not taken: too many emails per second"),
+        Mailbox(data="550 5.7.0 Requested action not taken: too many emails per second"),
+        Mailbox(data="554 5.3.4 rate limit exceeded"),
+        Mailbox(data="550 4.7.28 unusual rate of mail"),
+        Mailbox(mail="530 5.5.1 authentication required"),
+        Mailbox(mail="what do you want"),
+        Mailbox(rcpt={OPS: "450 4.2.0 greylisted", DEV: "550 5.1.1 no such user"}),
+        Mailbox(rcpt={OPS: "421 4.3.2 shutting down"}),
+        Mailbox(data="452 4.3.1 disk full"),
+        Mailbox(mail=hang_up),
+        Mailbox(rcpt={OPS: hang_up}),
+        Mailbox(mail=stay_silent),
+        Mailbox(rcpt={OPS: stay_silent}),
+    ],
+)
+def test_what_may_pass_is_worth_another_try_and_has_not_arrived(tmp_path: Path, mailbox: Mailbox) -> None:
+    with smtp_server(mailbox), pytest.raises(MailDelayed) as delayed:
+        mailer(tmp_path, mailbox).send_alerts("m1", [alert()])
+    assert not delayed.value.may_have_arrived
+    assert len(str(delayed.value)) <= 300
+
+
+@pytest.mark.parametrize("answer", [hang_up, stay_silent, "what was that", "299 hm"])
+def test_no_readable_answer_to_a_whole_message_means_that_it_may_have_arrived(tmp_path: Path, answer: Answer) -> None:
+    with smtp_server(Mailbox(data=answer)) as mailbox, pytest.raises(MailDelayed) as delayed:
+        mailer(tmp_path, mailbox).send_alerts("m1", [alert()])
+    assert delayed.value.may_have_arrived
+    assert len(mailbox.messages) == 1
+
+
+@pytest.mark.parametrize("mailbox", [Mailbox(data=take_and_hang_up), Mailbox(quit=hang_up), Mailbox(quit="500 what")])
+def test_after_the_250_nothing_makes_a_mail_unsent(tmp_path: Path, mailbox: Mailbox) -> None:
+    with smtp_server(mailbox):
+        sent = mailer(tmp_path, mailbox).send_alerts("m1", [alert()])
+    assert sent == Sent((OPS, DEV), {})
+    assert len(mailbox.messages) == 1
+
+
+def test_a_server_that_is_silent_after_its_250_is_not_waited_for(tmp_path: Path) -> None:
+    settings = read_settings(_env_file=None, data_dir=tmp_path, mail_server="127.0.0.1", mail_recipients=(OPS,))
+    with smtp_server(Mailbox(quit=stay_silent)) as mailbox:
+        patient = Mailer(settings.model_copy(update={"mail_port": mailbox.port}), timeout_seconds=60)
+        began = time.monotonic()
+        patient.send_alerts("m1", [alert()])
+    assert time.monotonic() - began < 5
+
+
+def test_a_conversation_ends_with_a_goodbye_also_after_a_refusal(tmp_path: Path) -> None:
+    with smtp_server(Mailbox(mail="550 no")) as mailbox, pytest.raises(MailRefused):
+        mailer(tmp_path, mailbox).send_alerts("m1", [alert()])
+    assert mailbox.quits == 1
+
+
+def test_a_server_that_nobody_runs_is_worth_another_try(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    with pytest.raises(MailDelayed, match=f"127.0.0.1:{port}: .*refused") as delayed:
+        mailer(tmp_path, Mailbox(port=port)).send_alerts("m1", [alert()])
+    assert not delayed.value.may_have_arrived
+
+
+@pytest.mark.parametrize("host", ["no such host.invalid", "a..b", "x" * 70 + ".invalid"])
+def test_a_server_name_that_leads_nowhere_is_worth_another_try(tmp_path: Path, host: str) -> None:
+    with pytest.raises(MailDelayed):
+        mailer(tmp_path, Mailbox(port=25), mail_server=host).send_alerts("m1", [alert()])
+
+
+@pytest.mark.parametrize("use_ssl", [False, True])
+def test_a_silent_server_is_given_up_in_time(tmp_path: Path, use_ssl: bool) -> None:
+    began = time.monotonic()
+    with silent_server() as port, pytest.raises(MailDelayed) as delayed:
+        mailer(tmp_path, Mailbox(port=port), mail_use_ssl=use_ssl).send_alerts("m1", [alert()])
+    assert time.monotonic() - began < PATIENCE_SECONDS + 2
+    assert not delayed.value.may_have_arrived
+
+
+@pytest.mark.parametrize(
+    ("drop", "why"),
+    [
+        (b"2", "no reply within 0.3 s"),
+        (b"220-wait\r\n", "no reply within 0.3 s"),
+        (b"220-no end to it\r\n" * 5000, "an endless reply"),
+    ],
+    ids=["bytes", "lines", "pages"],
+)
+def test_a_server_that_never_ends_its_reply_is_given_up_in_time(tmp_path: Path, drop: bytes, why: str) -> None:
+    began = time.monotonic()
+    with dripping_server(drop) as port, pytest.raises(MailDelayed, match=why):
+        mailer(tmp_path, Mailbox(port=port)).send_alerts("m1", [alert()])
+    assert time.monotonic() - began < PATIENCE_SECONDS + 2
+
+
+def test_a_deadline_of_the_job_is_not_taken_for_a_fault_of_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class JobTimeoutException(Exception):  # noqa: N818 - RQ's name
+        """What RQ raises from SIGALRM, in the middle of anything."""
+
+    def strike(*_: object) -> None:
+        raise JobTimeoutException
+
+    monkeypatch.setattr(smtplib.SMTP, "mail", strike)
+    with smtp_server(Mailbox()) as mailbox, pytest.raises(JobTimeoutException):
+        mailer(tmp_path, mailbox).send_alerts("m1", [alert()])
+
+
+# --- encryption and signing in -------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("_trusted")
+def test_starttls_and_a_login_carry_the_mail(tmp_path: Path, authority: trustme.CA) -> None:
+    with smtp_server(Mailbox(login=("me", PASSWORD)), starttls=tls(authority)) as mailbox:
+        post = mailer(tmp_path, mailbox, mail_use_tls=True, mail_username="me", mail_password=PASSWORD)
+        post.send_alerts("m1", [alert()])
+    assert mailbox.sign_ins == [True]
+    assert mailbox.were_encrypted == [True]
+
+
+@pytest.mark.usefixtures("_trusted")
+def test_smtps_carries_the_mail(tmp_path: Path, authority: trustme.CA) -> None:
+    with smtp_server(Mailbox(), smtps=tls(authority)) as mailbox:
+        mailer(tmp_path, mailbox, mail_use_ssl=True).send_alerts("m1", [alert()])
+    assert mailbox.were_encrypted == [True]
+
+
+@pytest.mark.parametrize("how", ["starttls", "smtps"])
+def test_a_certificate_of_an_unknown_authority_stops_the_mail(tmp_path: Path, authority: trustme.CA, how: str) -> None:
+    _expect_a_certificate_failure(tmp_path, how, tls(authority))
+
+
+@pytest.mark.usefixtures("_trusted")
+@pytest.mark.parametrize("how", ["starttls", "smtps"])
+def test_a_certificate_for_another_name_stops_the_mail(tmp_path: Path, authority: trustme.CA, how: str) -> None:
+    _expect_a_certificate_failure(tmp_path, how, tls(authority, "mail.example.com"))
+
+
+def _expect_a_certificate_failure(tmp_path: Path, how: str, context: ssl.SSLContext) -> None:
+    switches = {"mail_use_tls": how == "starttls", "mail_use_ssl": how == "smtps"}
+    server: dict[str, Any] = {how: context}
+    with smtp_server(Mailbox(login=("me", PASSWORD)), **server) as mailbox:
+        post = mailer(tmp_path, mailbox, mail_username="me", mail_password=PASSWORD, **switches)
+        with pytest.raises(MailDelayed, match="certificate verify failed") as delayed:
+            post.send_alerts("m1", [alert()])
+    assert not delayed.value.may_have_arrived
+    assert not mailbox.sign_ins
+    assert not mailbox.envelopes
+
+
+def test_a_server_without_starttls_gets_neither_password_nor_mail(tmp_path: Path) -> None:
+    with smtp_server(Mailbox()) as mailbox:
+        post = mailer(tmp_path, mailbox, mail_use_tls=True, mail_username="me", mail_password=PASSWORD)
+        with pytest.raises(MailDelayed, match="STARTTLS"):
+            post.send_alerts("m1", [alert()])
+    assert mailbox.envelopes == []
+
+
+@pytest.mark.usefixtures("_trusted")
+@pytest.mark.parametrize("password", ["wrong horse", "schönes Pferd"])
+def test_a_wrong_password_is_worth_another_try_and_is_not_told(
+    tmp_path: Path, authority: trustme.CA, password: str
+) -> None:
+    with smtp_server(Mailbox(login=("me", PASSWORD)), starttls=tls(authority)) as mailbox:
+        post = mailer(tmp_path, mailbox, mail_use_tls=True, mail_username="me", mail_password=password)
+        with pytest.raises(MailDelayed) as delayed:
+            post.send_alerts("m1", [alert()])
+    assert password not in str(delayed.value)
+    assert "xf6" not in str(delayed.value)
+    assert mailbox.envelopes == []
+
+
+@pytest.mark.usefixtures("_trusted")
+def test_a_server_that_repeats_the_password_does_not_spread_it(tmp_path: Path, authority: trustme.CA) -> None:
+    echo = f"550 who is {PASSWORD}, or {base64.b64encode(PASSWORD.encode()).decode()}"
+    with smtp_server(Mailbox(login=("me", PASSWORD), mail=echo), starttls=tls(authority)) as mailbox:
+        post = mailer(tmp_path, mailbox, mail_use_tls=True, mail_username="me", mail_password=PASSWORD)
+        with pytest.raises(MailRefused) as refused:
+            post.send_alerts("m1", [alert()])
+    assert str(refused.value).endswith("550 who is ***, or ***")
+
+
+def test_a_password_without_a_username_is_not_used(tmp_path: Path) -> None:
+    with smtp_server(Mailbox()) as mailbox:
+        mailer(tmp_path, mailbox, mail_password=PASSWORD).send_alerts("m1", [alert()])
+    assert len(mailbox.envelopes) == 1
+
+
+# --- the mail folder -----------------------------------------------------------------------------------------------
+
+
+def test_without_a_server_a_mail_is_a_file_that_mail_programs_open(tmp_path: Path) -> None:
+    sent = mailer(tmp_path).send_alerts("m1", [alert()])
+    assert sent == Sent((OPS, DEV), {})
+    (path,) = (tmp_path / "mail").iterdir()
+    assert path.name == "m1.eml"
+    message = message_from_bytes(path.read_bytes(), _class=EmailMessage, policy=policy.default)
+    assert message["To"] == f"{OPS}, {DEV}"
+    assert message["Message-ID"] == "<m1@example.com>"
+    assert "Hit the Google! is down." in text(message)
+
+
+def test_the_mail_folder_and_its_files_are_for_their_owner_only(tmp_path: Path) -> None:
+    mailer(tmp_path).send_alerts("m1", [alert()])
+    assert stat.S_IMODE((tmp_path / "mail").stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "mail" / "m1.eml").stat().st_mode) == 0o600
+
+
+def test_without_recipients_the_file_is_written_all_the_same(tmp_path: Path) -> None:
+    assert mailer(tmp_path, mail_recipients=()).send_alerts("m1", [alert()]) == Sent((), {})
+    assert b"To: undisclosed-recipients:;\r\n" in (tmp_path / "mail" / "m1.eml").read_bytes()
+
+
+def test_the_same_mail_written_twice_is_one_file(tmp_path: Path) -> None:
+    for _ in range(2):
+        mailer(tmp_path).send_alerts("m1", [alert()])
+    assert [path.name for path in (tmp_path / "mail").iterdir()] == ["m1.eml"]
+
+
+def test_a_mail_id_does_not_lead_out_of_the_folder(tmp_path: Path) -> None:
+    mailer(tmp_path).send_alerts("../../m1", [alert()])
+    assert [path.name for path in (tmp_path / "mail").iterdir()] == ["------m1.eml"]
+
+
+def test_a_full_disk_delays_the_mail_and_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_space(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(MailDelayed, match="No space left on device") as delayed:
+        mailer(tmp_path).send_alerts("m1", [alert()])
+    assert not delayed.value.may_have_arrived
+    assert list((tmp_path / "mail").iterdir()) == []
+
+
+# --- alerts as the outbox stores them ------------------------------------------------------------------------------
+
+
+LEAST = Alert("t1-1", "down", "t1", None, "https://www.google.com/", BEGAN_AT, BEGAN_AT, 200, None)
+
+
+@pytest.mark.parametrize("kept", [alert(), recovery(), LEAST], ids=["down", "up", "least"])
+def test_an_alert_that_was_stored_as_json_is_told_the_same(tmp_path: Path, kept: Alert) -> None:
+    assert _written(tmp_path, Alert.parse(json.loads(json.dumps(kept.document())))) == _written(tmp_path, kept)
+
+
+def test_an_alert_that_knows_next_to_nothing_is_told(tmp_path: Path) -> None:
+    assert "Got         no answer" in _written(tmp_path, LEAST)
+    little = replace(LEAST, attempts=({"started_at": 0},), phases={"dns": 0.0})
+    assert "Got         no answer" in _written(tmp_path, little)
+
+
+def _written(folder: Path, told: Alert) -> str:
+    mailer(folder).send_alerts("m1", [told])
+    content = (folder / "mail" / "m1.eml").read_bytes()
+    message = message_from_bytes(content, _class=EmailMessage, policy=policy.default)
+    return text(message) + text(message, "html")
