@@ -43,7 +43,14 @@ _PRIVATE = [
     )
 ]
 
-_NAT64 = [ip_network("64:ff9b::/96"), ip_network("64:ff9b:1::/48")]  # RFC 6052, RFC 8215
+_TRANSLATED = [
+    ip_network(text)
+    for text in (
+        "64:ff9b::/96",  # NAT64, RFC 6052
+        "64:ff9b:1::/48",  # NAT64 of a site's own, RFC 8215
+        "::ffff:0:0:0/96",  # SIIT, RFC 2765
+    )
+]
 
 
 def parse_address(text: str) -> Address | None:
@@ -55,14 +62,14 @@ def parse_address(text: str) -> Address | None:
 
 
 def embedded(address: Address) -> Address:
-    """The IPv4 address that an IPv6 one leads to (mapped, compatible, NAT64, 6to4), or the address itself."""
+    """The IPv4 address that an IPv6 one leads to (mapped, compatible, NAT64, SIIT, 6to4), or the address itself."""
     if isinstance(address, IPv4Address):
         return address
     if address.ipv4_mapped is not None:
         return address.ipv4_mapped
     if address.sixtofour is not None:
         return address.sixtofour
-    if any(address in network for network in _NAT64) or (int(address) >> 32 == 0 and int(address) > 1):
+    if any(address in network for network in _TRANSLATED) or (int(address) >> 32 == 0 and int(address) > 1):
         return IPv4Address(int(address) & 0xFFFF_FFFF)
     return address
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from urllib.parse import parse_qsl, quote, urlsplit
+from urllib.parse import unquote_plus, urlsplit
 
 import idna
 from urllib3.exceptions import LocationParseError
@@ -21,7 +21,8 @@ _REFUSED_CHARACTERS = re.compile(r"[\s\x00-\x20\x7f\\<>\"`\u0080-\u00a0]")
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECASE)
 _LOOKS_NUMERIC = re.compile(r"(?:0x[0-9a-f]*|[0-9]+)", re.IGNORECASE)
 _SECRET_NAME = re.compile(r"token|key|secret|pass|pwd|auth|sig|cred|session|jwt|^code$", re.IGNORECASE)
-_LONG_RANDOM = re.compile(r"(?=[^/]*[0-9])(?=[^/]*[A-Za-z])[A-Za-z0-9_\-]{24,}")
+_LONG_RANDOM = re.compile(r"(?<![\w-])(?=[A-Za-z_-]*[0-9])(?=[0-9_-]*[A-Za-z])[A-Za-z0-9_-]{24,}", re.ASCII)
+_USERINFO = re.compile(r"//[^/]*@")
 _BIDI = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 MASK = "***"
 
@@ -146,7 +147,8 @@ def redact(endpoint: str) -> str:
     """The URL as it may be shown: no user name or password, no value that a name or a look tells to be a secret.
 
     Query parameters named like a credential (token, key, secret, pass, auth, sig, ...) lose their value, and so does
-    any value or path segment of 24 and more characters that mixes letters and digits. The rest stays as it is.
+    whatever holds a run of 24 and more letters and digits mixed, or a URL with a user name of its own. The rest stays
+    as it is.
     """
     scheme, _, rest = endpoint.partition("://")
     match = re.match(r"[^/?#]*", rest)
@@ -156,20 +158,23 @@ def redact(endpoint: str) -> str:
     after, hash_sign, fragment = after.partition("#")
     path, question, query = after.partition("?")
     shown = f"{scheme}://{MASK + '@' if at else ''}{hostport}"
-    shown += "/".join(MASK if _LONG_RANDOM.fullmatch(segment) else segment for segment in path.split("/"))
+    shown += "/".join(MASK if _looks_secret(segment) else segment for segment in path.split("/"))
     if question:
-        shown += "?" + "&".join(_redact_parameter(parameter) for parameter in query.split("&"))
+        shown += "?" + re.sub("[^&;]+", lambda parameter: _redact_parameter(parameter.group()), query)
     if hash_sign:
         shown += f"#{MASK}" if fragment else "#"
     return shown
 
 
 def _redact_parameter(parameter: str) -> str:
-    name, equals, value = parameter.partition("=")
-    pairs = parse_qsl(f"{name}={value or 'x'}", keep_blank_values=True)
-    plain = pairs[0][0] if pairs else name
-    if not equals:
-        return MASK if _LONG_RANDOM.fullmatch(name) else name
-    if value and (_SECRET_NAME.search(plain) or _LONG_RANDOM.search(quote(value, safe="%"))):
+    name, _, value = parameter.partition("=")
+    if _looks_secret(name):
+        return MASK
+    if value and (_SECRET_NAME.search(unquote_plus(name)) or _looks_secret(value)):
         return f"{name}={MASK}"
     return parameter
+
+
+def _looks_secret(text: str) -> bool:
+    plain = unquote_plus(text)
+    return bool(_LONG_RANDOM.search(plain) or _USERINFO.search(plain))

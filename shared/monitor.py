@@ -297,7 +297,8 @@ class Alert:
 
     @classmethod
     def parse(cls, document: Mapping[str, Any]) -> Alert:
-        return cls(**{**document, "attempts": tuple(document.get("attempts", ()))})
+        """The inverse of :meth:`document`."""
+        return cls(**{"title": None, "got": None, **document, "attempts": tuple(document.get("attempts", ()))})
 
 
 @dataclass(frozen=True, slots=True)

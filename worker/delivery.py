@@ -62,6 +62,15 @@ class Delivery:
             # A fault of ours (or the job's timeout) leaves the job, but the mail must not be tried without a pause.
             self._store.outbox.delayed(mail, now=_now(), error=type(error).__name__, may_have_arrived=True)
             raise
+        if sent.delayed:
+            self._store.outbox.partly_sent(
+                mail,
+                now=_now(),
+                recipients=sent.recipients,
+                remaining=sent.delayed,
+                error="; ".join(sent.refused.values()),
+            )
+            return False
         self._mark_as_sent(mail, sent)
         log.info("mail %s with %d alerts was sent", mail.id, len(mail.alerts))
         alert_ids = [alert.id for alert in mail.alerts]
@@ -84,8 +93,8 @@ class Delivery:
 
     def _send(self, mail: Mail) -> Sent:
         if mail.is_report:
-            return self._mailer.send_report(mail.id, self._report())
-        return self._mailer.send_alerts(mail.id, mail.alerts)
+            return self._mailer.send_report(mail.id, self._report(), recipients=mail.recipients)
+        return self._mailer.send_alerts(mail.id, mail.alerts, recipients=mail.recipients)
 
     def _report(self) -> Report:
         """The present state of every target that is down, longest first."""

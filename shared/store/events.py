@@ -54,6 +54,11 @@ class Events:
         rows = self._redis.xrevrange(keys.EVENTS, count=1)
         return rows[0][0].decode() if rows else "0-0"
 
+    def oldest_id(self) -> str | None:
+        """The id of the oldest event that is still kept; None while the stream is empty."""
+        rows = self._redis.xrange(keys.EVENTS, count=1)
+        return rows[0][0].decode() if rows else None
+
     def read(self, after: str, *, block_ms: int, count: int = 200) -> list[Event]:
         """The next events behind ``after`` (an id), waiting for them for ``block_ms`` at the most; 0: not at all."""
         found = self._redis.xread({keys.EVENTS: after}, count=count, block=block_ms or None)

@@ -24,7 +24,8 @@ monitor:events                     stream  what happened, newest 10,000 or so: t
 monitor:outbox                     zset    alerts that wait: id -> when to send (ms)
 monitor:outbox:sending             zset    alerts that a deliver job has taken: id -> when its lease ends (ms)
 monitor:outbox:dead                zset    alerts given up: id -> when (ms)
-monitor:outbox:entry:{id}          hash    alert (JSON), since, tries, mail (id of the mail it was put into), error
+monitor:outbox:entry:{id}          hash    alert (JSON), since, tries, mail (id of the mail it was put into), error,
+                                           to (JSON: who has not had that mail yet; absent: all)
 monitor:outbox:report              string  the report that waits, if it still does
 monitor:outbox:hold                hash    until (ms), failures: after a failed mail nothing is sent before ``until``
 monitor:order                      string  counter behind ``order``

@@ -27,7 +27,8 @@ FIRST_WAIT_MS = 5_000
 
 _CLAIM = """
 -- ARGV: now, lease ends, new mail id, size. First a mail whose lease has ended, whole; else all that waits, oldest
--- first, once something of it is due and no failure asks for patience. Returns {mail id, then id and alert of each}.
+-- first, once something of it is due and no failure asks for patience. Returns {mail id, who has not had it yet (JSON)
+-- or '', then id and alert of each}.
 local now, mail, members = tonumber(ARGV[1]), nil, {}
 if tonumber(redis.call('HGET', 'monitor:outbox:hold', 'until') or 0) > now then return {} end
 local expired = redis.call('ZRANGE', 'monitor:outbox:sending', '-inf', now, 'BYSCORE', 'LIMIT', 0, 1)[1]
@@ -48,7 +49,7 @@ else
     end
   end
 end
-local claimed = {mail}
+local claimed = {mail, redis.call('HGET', 'monitor:outbox:entry:' .. members[1], 'to') or ''}
 for _, id in ipairs(members) do
   local key = 'monitor:outbox:entry:' .. id
   redis.call('ZREM', 'monitor:outbox', id)
@@ -63,9 +64,10 @@ return claimed
 
 _SETTLE = """
 -- ARGV: mail id, fate ('sent', 'dead', 'wait', 'again'), now, hold until, error, given up before, fate as JSON,
--- then the entries. Only alerts still in that mail count: another job may have taken it over.
+-- who has not had it yet (JSON) or '', then the entries. Only alerts still in that mail count: another job may have
+-- taken it over.
 local mail, fate, now, hold, problem = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-for i = 8, #ARGV do
+for i = 9, #ARGV do
   local id = ARGV[i]
   local key = 'monitor:outbox:entry:' .. id
   local found = redis.call('HMGET', key, 'mail', 'since', 'alert')
@@ -82,13 +84,14 @@ for i = 8, #ARGV do
       redis.call('ZREM', 'monitor:outbox:sending', id)
       redis.call('ZADD', 'monitor:outbox:dead', now, id)
       redis.call('HSET', key, 'error', problem)
-    elseif fate == 'wait' then
+    elseif fate == 'wait' and redis.call('HEXISTS', key, 'to') == 0 then
       redis.call('ZREM', 'monitor:outbox:sending', id)
       redis.call('HDEL', key, 'mail')
       redis.call('HSET', key, 'error', problem)
       redis.call('ZADD', 'monitor:outbox', found[2], id)
     else
       redis.call('ZADD', 'monitor:outbox:sending', hold, id)
+      if ARGV[8] ~= '' then redis.call('HSET', key, 'to', ARGV[8]) end
       redis.call('HSET', key, 'error', problem)
     end
   end
@@ -121,7 +124,7 @@ _REVIVE = """
 -- ARGV: id, now. A dead letter waits again, as if it were new.
 if redis.call('ZREM', 'monitor:outbox:dead', ARGV[1]) == 0 then return 0 end
 local key = 'monitor:outbox:entry:' .. ARGV[1]
-redis.call('HDEL', key, 'mail', 'error')
+redis.call('HDEL', key, 'mail', 'error', 'to')
 redis.call('HSET', key, 'since', ARGV[2], 'tries', 0)
 redis.call('ZADD', 'monitor:outbox', ARGV[2], ARGV[1])
 return 1
@@ -136,6 +139,8 @@ class Mail:
     entries: tuple[str, ...]
     """The ids in the outbox."""
     alerts: tuple[Alert, ...]
+    recipients: tuple[str, ...] | None = None
+    """Those who have not had it yet, after a server took it for the others; None: all."""
 
     @property
     def is_report(self) -> bool:
@@ -186,10 +191,12 @@ class Outbox:
         claimed = self._claim(args=[now, now + LEASE_MS, mail_id, MAIL_SIZE])
         if not claimed:
             return None
-        rows = list(zip(claimed[1::2], claimed[2::2], strict=True))
+        mail, to, *entries = claimed
+        rows = list(zip(entries[::2], entries[1::2], strict=True))
         alerts = [Alert.parse(orjson.loads(alert)) for _, alert in rows if alert]
         alerts.sort(key=lambda alert: alert.at)
-        return Mail(claimed[0].decode(), tuple(entry.decode() for entry, _ in rows), tuple(alerts))
+        recipients = tuple(orjson.loads(to)) if to else None
+        return Mail(mail.decode(), tuple(entry.decode() for entry, _ in rows), tuple(alerts), recipients)
 
     def sent(self, mail: Mail, *, now: int, recipients: Sequence[str], refused: Mapping[str, str]) -> None:
         """An SMTP server took the mail: its alerts leave, and their incidents remember it."""
@@ -206,17 +213,44 @@ class Outbox:
         Every failure in a row doubles the wait, from 5 s up to 15 min; alerts older than three days become dead
         letters. With ``may_have_arrived`` the same mail is sent again as it is.
         """
+        return self._hold(mail, "again" if may_have_arrived else "wait", now=now, error=error)
+
+    def partly_sent(
+        self, mail: Mail, *, now: int, recipients: Sequence[str], remaining: Sequence[str], error: str
+    ) -> int:
+        """The server took the mail for ``recipients`` and asks the others to wait: it is sent to them again, alone."""
+        return self._hold(mail, "again", now=now, error=error, recipients=recipients, remaining=remaining)
+
+    def _hold(
+        self,
+        mail: Mail,
+        fate_name: str,
+        *,
+        now: int,
+        error: str,
+        recipients: Sequence[str] = (),
+        remaining: Sequence[str] = (),
+    ) -> int:
         failures = int(self._redis.hget(keys.HOLD, "failures") or 0)
-        until = now + min(LONGEST_WAIT_MS, FIRST_WAIT_MS * 2 ** min(failures, 20))
-        fate = {"fate": "delayed", "at": now, "error": error, "next_at": until}
-        self._put(mail, "again" if may_have_arrived else "wait", now=now, hold=until, error=error, fate=fate)
-        return int(until)
+        until: int = now + min(LONGEST_WAIT_MS, FIRST_WAIT_MS * 2 ** min(failures, 20))
+        fate = {"fate": "delayed", "at": now, "error": error, "next_at": until, "recipients": list(recipients)}
+        self._put(mail, fate_name, now=now, hold=until, error=error, fate=fate, remaining=remaining)
+        return until
 
     def _put(
-        self, mail: Mail, fate_name: str, *, now: int, fate: dict[str, Any], hold: int = 0, error: str = ""
+        self,
+        mail: Mail,
+        fate_name: str,
+        *,
+        now: int,
+        fate: dict[str, Any],
+        hold: int = 0,
+        error: str = "",
+        remaining: Sequence[str] = (),
     ) -> None:
         head: list[Any] = [mail.id, fate_name, now, hold, error, now - GIVEN_UP_AFTER_MS, orjson.dumps(fate)]
-        self._settle(args=[*head, *mail.entries])
+        to = orjson.dumps(list(remaining)) if remaining else ""
+        self._settle(args=[*head, to, *mail.entries])
 
     def revive(self, entry_id: str, *, now: int) -> bool:
         """Send a dead letter again; False when there is none of that id."""

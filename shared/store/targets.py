@@ -360,6 +360,11 @@ class Targets:
         found = self._redis.zrange(keys.CHECKED, 0, 0, desc=True, withscores=True)
         return (found[0][0].decode(), int(found[0][1])) if found else None
 
+    def created_last(self) -> str | None:
+        """The id of the target that was created last; None when there is none."""
+        found = self._redis.zrange(keys.TARGETS, 0, 0, desc=True)
+        return found[0].decode() if found else None
+
 
 INCIDENT_KEPT_SECONDS = 90 * 86_400
 """How long a closed incident can be read."""
