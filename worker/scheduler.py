@@ -19,9 +19,11 @@ from types import FrameType
 from typing import Any
 
 from redis import Redis
+from redis.backoff import NoBackoff
 from redis.client import Pipeline
-from redis.exceptions import RedisError, WatchError
-from rq.exceptions import DeserializationError, NoSuchJobError
+from redis.exceptions import RedisError, ResponseError, WatchError
+from redis.retry import Retry
+from rq.exceptions import DeserializationError, NoSuchJobError, TimeoutFormatError
 from rq.job import Job, JobStatus
 from rq_scheduler import Scheduler
 from rq_scheduler.utils import get_next_scheduled_time
@@ -43,6 +45,19 @@ _STARTING_SECONDS = 4.0
 _DELIVER = "deliver"
 _DELIVER_TIMEOUT_SECONDS = 100
 _TURN_KEPT_SECONDS = 2 * 86_400
+
+_UNREADABLE = (
+    AssertionError,
+    AttributeError,
+    DeserializationError,
+    ImportError,
+    LookupError,
+    NoSuchJobError,
+    TimeoutFormatError,
+    TypeError,
+    ValueError,
+)
+"""What RQ and rq-scheduler raise for an entry that is not as they would have written it."""
 
 log = logging.getLogger("scheduler")
 
@@ -69,7 +84,7 @@ class SlotScheduler(Scheduler):  # type: ignore[misc]  # rq_scheduler ships no t
         self.queues = Queues(connection, settings)
         self._settings = settings
         self._wanted: dict[str, Entry] = {}
-        self._reconciled: tuple[int, bool] | None = None
+        self._reconciled: tuple[int, str | None] | None = None
         self._reconciled_at = -math.inf
         self._stop_requested = False
 
@@ -111,6 +126,13 @@ class SlotScheduler(Scheduler):  # type: ignore[misc]  # rq_scheduler ships no t
         except RedisError:
             log.warning("stopped while Redis is away")
 
+    def register_birth(self) -> None:
+        # Stock refuses a name that is there already, as its own is when the answer to the first try was lost.
+        with self.connection.pipeline(transaction=True) as pipe:
+            pipe.hset(self.key, "birth", time.time())
+            pipe.expire(self.key, 60)
+            pipe.execute()
+
     def heartbeat(self) -> None:
         self.connection.expire(self.key, 60)
 
@@ -128,8 +150,9 @@ class SlotScheduler(Scheduler):  # type: ignore[misc]  # rq_scheduler ships no t
 
     def _reconcile_if_needed(self, now: float) -> None:
         vitals = self.store.vitals
-        seen = (vitals.orders(), vitals.is_born())
-        if seen != self._reconciled or now - self._reconciled_at >= _RECONCILE_SECONDS:
+        seen = (vitals.orders(), vitals.birth())
+        # A clock that was set back counts as a minute gone.
+        if seen != self._reconciled or not 0 <= now - self._reconciled_at < _RECONCILE_SECONDS:
             self.reconcile(now)
             self._reconciled, self._reconciled_at = seen, now
 
@@ -140,13 +163,15 @@ class SlotScheduler(Scheduler):  # type: ignore[misc]  # rq_scheduler ships no t
         """
         timeout = queues.check_timeout_seconds(self._settings)
         self._wanted = wanted(self.store.targets.intervals(), self._settings.default_http_interval, timeout)
-        present = {raw.decode() for raw in self.connection.zrange(self.scheduled_jobs_key, 0, -1)}
-        for name in sorted(present - self._wanted.keys()):
+        scheduled = self.connection.zrange(self.scheduled_jobs_key, 0, -1, withscores=True)
+        present = {_name(raw): score for raw, score in scheduled}
+        for name in sorted(present.keys() - self._wanted.keys()):
             if name.startswith("check-") and self._is_ours(name):
                 self._remove(name)
         is_born = self.store.vitals.is_born()
         for entry in self._wanted.values():
-            if entry.name not in present or not self._is_intact(entry):
+            # A turn further away than one interval was made by a clock that has been set back since.
+            if present.get(entry.name, math.inf) > now + entry.interval or not self._is_intact(entry):
                 # After a loss of Redis the snapshot is read at once, not at its next turn.
                 first = now if entry.name == "snapshot" and not is_born else entry.next_turn(now)
                 self._add(entry, first)
@@ -160,12 +185,17 @@ class SlotScheduler(Scheduler):  # type: ignore[misc]  # rq_scheduler ships no t
         return job is not None and (tuple(job.args), job.meta.get("interval")) == (entry.args, entry.interval)
 
     def _fetch(self, name: str) -> Job | None:
+        """The job of an entry; None when there is none that can be read."""
         try:
             job = Job.fetch(name, connection=self.connection)
             _ = job.args  # decodes the payload
-        except (NoSuchJobError, DeserializationError, ValueError, TypeError, KeyError, UnicodeDecodeError):
+        except _UNREADABLE:
             return None
-        return job
+        except ResponseError as error:
+            if not str(error).startswith("WRONGTYPE"):
+                raise
+            return None
+        return job if isinstance(job.meta, dict) else None
 
     def _add(self, entry: Entry, first_turn: float) -> None:
         job = self._create_job(
@@ -180,8 +210,8 @@ class SlotScheduler(Scheduler):  # type: ignore[misc]  # rq_scheduler ships no t
         )
         job.meta["interval"] = entry.interval
         with self.connection.pipeline(transaction=True) as pipe:
+            pipe.delete(job.key)  # whatever was there
             job.save(pipeline=pipe)
-            pipe.persist(job.key)
             pipe.zadd(self.scheduled_jobs_key, {entry.name: first_turn})
             pipe.execute()
 
@@ -198,7 +228,7 @@ class SlotScheduler(Scheduler):  # type: ignore[misc]  # rq_scheduler ships no t
         enqueued: list[str] = []
         is_held = False
         for raw in self.connection.zrange(self.scheduled_jobs_key, "-inf", now, byscore=True):
-            name = raw.decode()
+            name = _name(raw)
             entry = self._wanted.get(name)
             if entry is not None and entry.queue == queues.CHECKS and self._is_full():
                 is_held = True
@@ -271,25 +301,32 @@ class SlotScheduler(Scheduler):  # type: ignore[misc]  # rq_scheduler ships no t
 
     def _turn_of_others(self, name: str) -> str | None:
         """An entry that somebody else scheduled with rq-scheduler's own calls, enqueued under its own id."""
-        return self._transact(name, lambda pipe, due, now: self._their_turn(pipe, name, due, now))
+        try:
+            return self._transact(name, lambda pipe, due, now: self._their_turn(pipe, name, due, now))
+        except _UNREADABLE as error:
+            # Stock rq-scheduler dies of an entry that it cannot decode, again at every start.
+            log.error("the scheduled entry %s cannot be enqueued (%s); it is set aside", name, type(error).__name__)
+            self._set_aside(name)
+            return None
 
     def _their_turn(self, pipe: Pipeline, name: str, due: float, now: float) -> str | None:
         job = self._fetch(name)
         if job is None:
-            # Stock rq-scheduler dies of an entry that it cannot decode, again at every start.
-            log.error("the scheduled entry %s has no job that can be read; it is set aside", name)
-            pipe.multi()
-            pipe.zrem(self.scheduled_jobs_key, name)
-            pipe.hset(keys.ASIDE, name, int(now * 1000))
-            return None
+            raise NoSuchJobError(name)
         next_turn = _next_turn_of(job, due, now)
-        pipe.multi()
+        # RQ watches the jobs that this one depends on, if any, and then calls MULTI itself.
+        self.get_queue_for_job(job).enqueue_job(job, pipeline=pipe, at_front=bool(job.enqueue_at_front))
         if next_turn is None:
             pipe.zrem(self.scheduled_jobs_key, name)
         else:
             pipe.zadd(self.scheduled_jobs_key, {name: next_turn}, xx=True)
-        self.get_queue_for_job(job).enqueue_job(job, pipeline=pipe, at_front=bool(job.enqueue_at_front))
         return str(job.id)
+
+    def _set_aside(self, name: str) -> None:
+        with self.connection.pipeline(transaction=True) as pipe:
+            pipe.zrem(self.scheduled_jobs_key, name)
+            pipe.hset(keys.ASIDE, name, int(self.store.vitals.now() * 1000))
+            pipe.execute()
 
     def _transact(self, name: str, decide: Callable[[Pipeline, float, float], str | None]) -> str | None:
         """Run ``decide`` under WATCH on the schedule; it reads, calls MULTI and queues what belongs together."""
@@ -330,6 +367,11 @@ class SlotScheduler(Scheduler):  # type: ignore[misc]  # rq_scheduler ships no t
         return job_id
 
 
+def _name(raw: bytes) -> str:
+    """The name of an entry; one that is no text, and so nobody's, becomes a name that no entry has."""
+    return raw.decode(errors="replace")
+
+
 def _next_turn_of(job: Job, due: float, now: float) -> float | None:
     """When an entry of rq-scheduler's own kinds is due again; None: never. ``repeat`` counts down in its metadata."""
     repeat = job.meta.get("repeat")
@@ -354,7 +396,10 @@ def main() -> int:
     except MonitorError as error:
         print(error, file=sys.stderr)
         return 2
-    connection = Redis.from_url(settings.redis, socket_timeout=5, socket_connect_timeout=5)
+    # The loop waits for a Redis that is away; a command that repeats itself would make it deaf to signals meanwhile.
+    connection = Redis.from_url(
+        settings.redis, socket_timeout=5, socket_connect_timeout=5, retry=Retry(NoBackoff(), 0)
+    )
     log.info("scheduling since %s", datetime.now(UTC).isoformat(timespec="seconds"))
     SlotScheduler(connection, settings).run()
     return 0

@@ -1,0 +1,123 @@
+"""Real processes for tests: started under a mark, found again by it with all their descendants, and ended by pid."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from tests.waiting import eventually
+from worker import valkey
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+class Run:
+    """One Python process of the project in an empty folder; what it prints goes to a file."""
+
+    def __init__(self, folder: Path, *arguments: str, environment: Mapping[str, str]) -> None:
+        self.mark = uuid.uuid4().hex
+        self._log = folder / f"{self.mark}.log"
+        kept = {name: value for name, value in os.environ.items() if name in ("HOME", "LANG", "PATH", "TMPDIR")}
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, *arguments],
+                cwd=folder,
+                env={**kept, "PYTHONPATH": str(PROJECT), "TEST_MARK": self.mark, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.pid = self.process.pid
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def says(self, text: str, seconds: float = 15) -> str:
+        """Wait until the log holds `text`; the log."""
+        try:
+            return eventually(lambda: self.log if text in self.log else "", seconds)
+        except AssertionError:
+            raise AssertionError(f"{text!r} is not in the log:\n{self.log}") from None
+
+    def signal(self, signum: signal.Signals) -> None:
+        os.kill(self.pid, signum)
+
+    def exit_code(self, seconds: float = 20) -> int:
+        return self.process.wait(seconds)
+
+    def living(self) -> dict[int, str]:
+        """Pid -> command line of the process and all its descendants that still run; zombies do not."""
+        found = {}
+        for entry in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if f"TEST_MARK={self.mark}".encode() in (entry / "environ").read_bytes():
+                    found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        return found
+
+    def pid_of(self, text: str) -> int:
+        """The one living process that has `text` in its command line."""
+        (pid,) = [pid for pid, command in self.living().items() if text in command]
+        return pid
+
+    def kill_all(self) -> None:
+        for pid in self.living():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def leaves_nothing(self, seconds: float = 10) -> None:
+        eventually(lambda: not self.living(), seconds)
+
+
+@contextmanager
+def running(folder: Path, *arguments: str, environment: Mapping[str, str]) -> Iterator[Run]:
+    """A Run that is killed at the end, with all that descends from it."""
+    run = Run(folder, *arguments, environment=environment)
+    try:
+        yield run
+    finally:
+        # Twice, because one of them may have been about to make another.
+        run.kill_all()
+        run.kill_all()
+        run.process.wait()
+
+
+@contextmanager
+def short_folder() -> Iterator[Path]:
+    """A folder whose path is short enough for a Unix socket, which pytest's own are not."""
+    with tempfile.TemporaryDirectory(prefix="monitor-") as folder:
+        yield Path(folder)
+
+
+@contextmanager
+def valkey_running(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A Valkey of the test's own on ``folder``/valkey.sock, which keeps its data there from one start to the next."""
+    socket_path = folder / "valkey.sock"
+    with (
+        Redis(unix_socket_path=str(socket_path), retry=None) as redis,
+        subprocess.Popen(valkey.command(socket_path, folder), stdout=subprocess.DEVNULL) as server,
+    ):
+        try:
+            eventually(lambda: _answers(redis))
+            yield server
+        finally:
+            server.send_signal(signal.SIGCONT)
+            server.terminate()
+
+
+def _answers(redis: Redis) -> bool:
+    try:
+        return bool(redis.ping())
+    except RedisConnectionError:
+        return False

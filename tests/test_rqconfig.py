@@ -1,0 +1,39 @@
+"""``rq worker -c worker.rqconfig``, as people start it by hand."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from redis import Redis
+from rq import Queue
+from rq.job import JobStatus
+
+from tests.processes import PROJECT
+
+
+def rq_worker(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [Path(sys.executable).parent / "rq", "worker", *arguments],
+        cwd=PROJECT,
+        env={"PATH": os.environ["PATH"], **environment},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def test_a_stock_worker_finds_redis_by_the_environment_alone(redis: Redis, valkey_url: str) -> None:
+    job = Queue("checks", connection=redis).enqueue("os.getpid")
+    rq_worker("-c", "worker.rqconfig", "--burst", "checks", REDIS_URL=valkey_url)
+    assert job.get_status(refresh=True) == JobStatus.FINISHED
+
+
+def test_a_bad_setting_is_one_line_and_a_failure() -> None:
+    outcome = rq_worker("-c", "worker.rqconfig", "--burst", "checks", DEFAULT_HTTP_INTERVAL="1")
+    assert outcome.returncode != 0
+    assert outcome.stderr.startswith("DEFAULT_HTTP_INTERVAL: ")
+    assert outcome.stderr.count("\n") == 1
