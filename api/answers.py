@@ -1,0 +1,328 @@
+"""What goes out over the HTTP edge: the models of answers, and of refusals for ``/openapi.json``."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from shared.monitor import Reason, Status, Verdict
+
+# --- answers of the original routes --------------------------------------------------------------------------------
+
+
+class ErrorItem(BaseModel):
+    """One thing that is wrong: the path to it in the request, and a sentence."""
+
+    loc: list[str | int]
+    msg: str
+
+
+class ErrorData(BaseModel):
+    """What is wrong."""
+
+    errors: list[ErrorItem]
+
+
+class Error(BaseModel):
+    """A refusal on the original routes."""
+
+    category: Literal["error", "not_found", "email_not_configured"]
+    data: ErrorData
+    message: str
+
+
+class EightFields(BaseModel):
+    """What one check saw, in the words of the original; what is not known yet is null."""
+
+    actual_response: int | None
+    elapsed: str | None
+    endpoint: str
+    expected_response: int
+    is_down: bool
+    is_up: bool
+    timestamp: str | None
+    title: str | None
+
+
+class PostedTarget(BaseModel):
+    """One target of ``POST /status``, as it is now."""
+
+    id: str
+    title: str | None
+    endpoint: str
+    expected_http_code: int
+    created: bool
+
+
+class AwaitedTarget(EightFields, PostedTarget):
+    """The same with ``wait``: also what is known when the answer is given."""
+
+    status: Status
+
+
+class PostedTargets(BaseModel):
+    """In the order of the request."""
+
+    targets: list[AwaitedTarget] | list[PostedTarget]
+
+
+class Posted(BaseModel):
+    """The answer of ``POST /status``."""
+
+    category: Literal["success"] = "success"
+    data: PostedTargets
+    message: str
+
+
+class ListedTarget(EightFields):
+    """One target of ``GET /status``."""
+
+    id: str
+    status: Status
+
+
+class StatusData(EightFields):
+    """The target that was checked last, and a page of all of them."""
+
+    targets: list[ListedTarget]
+    total: int
+    next_cursor: str | None = Field(default=None, exclude_if=lambda cursor: cursor is None)
+
+
+class StatusAnswer(BaseModel):
+    """The answer of ``GET /status``."""
+
+    category: Literal["success"] = "success"
+    data: StatusData
+    message: Literal["Success get the response"] = "Success get the response"
+
+
+class QueueNumbers(BaseModel):
+    """What ``POST /status/queue`` has set."""
+
+    worker_thread: int
+    queue_size: int
+
+
+class QueuePosted(BaseModel):
+    """The answer of ``POST /status/queue``."""
+
+    category: Literal["success"] = "success"
+    data: QueueNumbers
+    message: str
+
+
+class QueueSeenNow(BaseModel):
+    """One queue: jobs that wait, run and have failed, and workers that are alive."""
+
+    waiting: int
+    running: int
+    failed: int
+    workers: int
+
+
+class QueueData(BaseModel):
+    """How the checks run. ``queue_status`` is true while any check waits or runs."""
+
+    end_time: str
+    queue_status: bool
+    start_time: str
+    worker_thread: int
+    queue_size: int
+    queues: dict[str, QueueSeenNow]
+    workers_alive: int
+    scheduler_age_seconds: float | None
+
+
+class QueueAnswer(BaseModel):
+    """The answer of ``GET /status/queue``."""
+
+    category: Literal["success"] = "success"
+    data: QueueData
+    message: Literal["Success get the response"] = "Success get the response"
+
+
+class EmailAnswer(BaseModel):
+    """The answer of ``/emails``."""
+
+    category: Literal["email_sent_success"] = "email_sent_success"
+    data: None = None
+    message: Literal["Success to send the notifications to related recipients"] = (
+        "Success to send the notifications to related recipients"
+    )
+
+
+# --- answers of /api/v1 --------------------------------------------------------------------------------------------
+
+Moment = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+"""ISO 8601, UTC, with milliseconds and a Z."""
+
+
+def moment(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+def moment_or_none(ms: int | None) -> str | None:
+    return moment(ms) if ms is not None else None
+
+
+class Problem(BaseModel):
+    """A refusal under ``/api/v1``, RFC 9457."""
+
+    type: Literal["about:blank"]
+    title: str
+    status: int
+    detail: str
+    errors: list[ErrorItem]
+
+
+class AttemptSeen(BaseModel):
+    """One exchange with the endpoint; what did not happen is null."""
+
+    started_at: Moment
+    elapsed_ms: float
+    phases: dict[str, float]
+    status_code: int | None = None
+    reason: Reason | None = None
+    phase: str | None = None
+    address: str | None = None
+
+
+class Result(BaseModel):
+    """What one check saw. ``phases`` are milliseconds, and ``bottleneck`` names the one that took most."""
+
+    scheduled_at: Moment | None
+    started_at: Moment
+    finished_at: Moment
+    verdict: Verdict
+    status_code: int | None
+    elapsed_ms: float
+    phases: dict[str, float]
+    bottleneck: str | None
+    reason: Reason | None
+    sentence: str | None
+
+
+class LastResult(Result):
+    """The newest result of a target, with every attempt."""
+
+    address: str | None
+    attempts: list[AttemptSeen]
+
+
+class PastResult(Result):
+    """A result of the history; ``attempts`` is how many there were."""
+
+    attempts: int
+
+
+class Effective(BaseModel):
+    """How the target is checked now: its own fields, and the settings where it has none."""
+
+    expected_http_code: int
+    interval: int
+    timeout: float
+    retries: int
+    backoff_factor: float
+    error_codes: list[int]
+
+
+class Uptime(BaseModel):
+    """The share of checks that ended up, from 0 to 1; null where none ended up or down."""
+
+    last_24_hours: float | None
+    last_90_days: float | None
+
+
+class TargetSeen(BaseModel):
+    """One target: its check as it was given (null follows the settings), and what is believed of it."""
+
+    id: str
+    title: str | None
+    endpoint: str = Field(description="Without its secrets.")
+    expected_http_code: int | None
+    interval: int | None
+    timeout: float | None
+    retries: int | None
+    backoff_factor: float | None
+    error_codes: list[int] | None
+    paused: bool
+    effective: Effective
+    status: Status
+    since: Moment
+    created_at: Moment
+    last_result: LastResult | None
+
+
+class TargetCreated(TargetSeen):
+    """The answer of ``POST /api/v1/targets``."""
+
+    created: Literal[True]
+
+
+class TargetInFull(TargetSeen):
+    """One target with its sums."""
+
+    uptime: Uptime
+
+
+class TargetList(BaseModel):
+    """One page of targets, in the order of their creation."""
+
+    targets: list[TargetSeen]
+    total: int
+    next_cursor: str | None
+
+
+class ResultList(BaseModel):
+    """One page of results, the newest first."""
+
+    results: list[PastResult]
+    next_cursor: str | None
+
+
+class AlertOwed(BaseModel):
+    """What people are to be told about one change of state."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    id: str
+    kind: Literal["down", "up"]
+    target_id: str
+    title: str | None = None
+    endpoint: str
+    at: Moment
+    began_at: Moment
+    expected: int
+    got: int | None = None
+    reason: str | None = None
+    sentence: str | None = None
+    incident: str | None = None
+
+
+class OutboxEntry(BaseModel):
+    """One mail that is owed; ``alert`` is null for a report that was asked for by hand."""
+
+    id: str
+    place: Literal["waiting", "sending", "dead"]
+    tries: int
+    error: str | None
+    alert: AlertOwed | None
+
+
+class OutboxList(BaseModel):
+    """What is owed: at most a thousand entries of each place, and how many there are in all."""
+
+    entries: list[OutboxEntry]
+    waiting: int
+    sending: int
+    dead: int
+
+
+class Revived(BaseModel):
+    """A dead letter that waits again."""
+
+    id: str
+    place: Literal["waiting"]

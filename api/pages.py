@@ -1,0 +1,220 @@
+"""The page for people: every target in one table, under a header that tells the truth about the monitor itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flask import Flask, Response, render_template, request, url_for
+from pydantic import ValidationError
+from redis.exceptions import RedisError
+
+from api import answers, schemas
+from api.errors import RETRY_AFTER_SECONDS, refuse_invalid
+from api.paging import find_page
+from api.services import now_ms, services
+from shared.endpoint import redact
+from shared.health import Health
+from shared.monitor import PHASES, Reason, Status
+from shared.queues import CHECKS
+from shared.store import Watched
+
+_PAGE_SIZE = 100
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_REASONS = {
+    Reason.DNS: "name not found",
+    Reason.REFUSED: "connection refused",
+    Reason.UNREACHABLE: "unreachable",
+    Reason.TIMEOUT: "timed out",
+    Reason.TLS: "TLS failed",
+    Reason.CERTIFICATE: "bad certificate",
+    Reason.RESET: "connection reset",
+    Reason.PROTOCOL: "not HTTP",
+    Reason.TOO_MANY_REDIRECTS: "too many redirects",
+    Reason.BLOCKED: "address not allowed",
+    Reason.INTERNAL: "could not be checked",
+}
+
+
+def register(app: Flask) -> None:
+    app.add_url_rule("/", "page", show)
+
+
+def show() -> Response:
+    """The first page, or 503 as a page when Redis is away."""
+    try:
+        query = schemas.PageQuery.model_validate(request.args.to_dict())
+    except ValidationError as error:
+        return refuse_invalid(error)
+    try:
+        health = services().health()
+        page = find_page(services().store.targets, status=query.status, after=query.cursor, limit=_PAGE_SIZE)
+    except RedisError:
+        away = _page("away.html", 503, now=_clock(now_ms()))
+        away.headers["Retry-After"] = RETRY_AFTER_SECONDS
+        return away
+    now = now_ms()
+    return _page(
+        "targets.html",
+        200,
+        now=_clock(now),
+        health=health,
+        vitals=vitals(health),
+        filters=filters(health, query.status),
+        rows=[row(watched, now) for watched in page.targets],
+        chosen=query.status,
+        total=page.total,
+        is_first_page=query.cursor is None,
+        next_page=url_for("page", cursor=page.next_cursor, status=query.status) if page.next_cursor else None,
+        base_url=request.host_url.rstrip("/"),
+        needs_token=services().settings.api_token is not None,
+    )
+
+
+def _page(template: str, status: int, **values: Any) -> Response:
+    return Response(
+        render_template(template, **values), status, mimetype="text/html", headers={"Content-Security-Policy": _POLICY}
+    )
+
+
+# --- the header ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Vital:
+    """One number about the monitor itself; ``is_bad`` when it says that checks do not go on."""
+
+    name: str
+    value: str
+    is_bad: bool = False
+
+
+def vitals(health: Health) -> list[Vital]:
+    checks = health.queues[CHECKS]
+    waiting = sum(seen.waiting for seen in health.queues.values())
+    idle = [name for name, seen in health.queues.items() if not seen.workers]
+    return [
+        Vital("workers alive", str(sum(len(seen.workers) for seen in health.queues.values())), bool(idle)),
+        Vital("checking now", f"{checks.running} of {len(checks.workers)}"),
+        Vital("jobs waiting", str(waiting)),
+        Vital("scheduler's last tick", ago(health.scheduler_age_ms), "scheduler" in " ".join(health.missing)),
+        Vital("newest result", ago(health.newest_result_age_ms), "newest result" in " ".join(health.missing)),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """One link above the table."""
+
+    name: str
+    url: str
+    count: int
+    is_chosen: bool
+
+
+def filters(health: Health, chosen: Status | None) -> list[Filter]:
+    everything = Filter("all", url_for("page"), sum(health.statuses.values()), chosen is None)
+    order = (Status.DOWN, Status.UP, Status.UNKNOWN, Status.PENDING, Status.PAUSED)
+    found = [Filter(each, url_for("page", status=each), health.statuses[each], chosen is each) for each in order]
+    return [everything, *(each for each in found if each.count or each.is_chosen)]
+
+
+# --- the table -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A piece of the bar of phases; ``start`` and ``width`` are percent."""
+
+    name: str
+    start: float
+    width: float
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One target as the table shows it; what is not known is an empty string."""
+
+    id: str
+    title: str | None
+    endpoint: str
+    status: Status
+    response: str
+    sentence: str
+    latency: str
+    bottleneck: str
+    phases: list[Phase]
+    checked: str
+    checked_at: str
+    since: str
+    since_at: str
+
+
+def row(watched: Watched, now: int) -> Row:
+    latest = watched.latest or {}
+    measured: Mapping[str, float] = latest.get("phases", {})
+    bottleneck = latest.get("bottleneck")
+    return Row(
+        id=watched.target.id,
+        title=watched.target.check.title,
+        endpoint=redact(watched.target.check.endpoint),
+        status=watched.state.status,
+        response=_response(latest),
+        sentence=latest.get("sentence", ""),
+        latency=milliseconds(latest["elapsed_ms"]) if latest.get("elapsed_ms") else "",
+        bottleneck=f"{bottleneck} {milliseconds(measured[bottleneck])}" if bottleneck else "",
+        phases=phases(measured),
+        checked=f"{ago(now - latest['finished_at'])} ago" if latest else "",
+        checked_at=_clock(latest["finished_at"]) if latest else "",
+        since=ago(now - watched.state.since),
+        since_at=_clock(watched.state.since),
+    )
+
+
+def _response(latest: Mapping[str, Any]) -> str:
+    """The status code, or in two words why there is none."""
+    if not latest:
+        return "not checked yet"
+    if latest.get("status_code") is not None and latest.get("reason") in (None, Reason.STATUS):
+        return str(latest["status_code"])
+    return _REASONS.get(latest.get("reason", Reason.INTERNAL), "no answer")
+
+
+def phases(measured: Mapping[str, float]) -> list[Phase]:
+    """The phases that happened, in order, as shares of their sum."""
+    total = sum(measured.values())
+    found, start = [], 0.0
+    for name in PHASES:
+        width = 100 * measured.get(name, 0.0) / total if total else 0.0
+        if width:
+            found.append(Phase(name, round(start, 2), round(width, 2)))
+        start += width
+    return found
+
+
+def milliseconds(value: float) -> str:
+    if value >= 10_000:
+        return f"{value / 1000:.1f} s"
+    return f"{value:.0f} ms" if value >= 10 else f"{value:.1f} ms"
+
+
+def ago(age_ms: int | None) -> str:
+    """An age in its two largest units at the most: ``4 s``, ``12 min``, ``3 h 5 min``, ``8 d``."""
+    if age_ms is None:
+        return "never"
+    seconds = max(0, age_ms) // 1000
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min"
+    if seconds < 86_400:
+        return f"{seconds // 3600} h {seconds % 3600 // 60} min"
+    return f"{seconds // 86_400} d"
+
+
+def _clock(ms: int) -> str:
+    return answers.moment(ms)[:19].replace("T", " ") + " UTC"

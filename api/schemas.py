@@ -1,0 +1,176 @@
+"""What comes in over the HTTP edge: the models of queries and bodies, which refuse and are ``/openapi.json`` alike.
+
+What a target may be is ``shared.monitor.Check`` at both doors.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, WithJsonSchema
+
+from api.errors import MOST_TARGETS
+from shared.monitor import (
+    BackoffFactor,
+    Check,
+    Endpoint,
+    ErrorCode,
+    IntervalSeconds,
+    Retries,
+    Status,
+    StatusCode,
+    TimeoutSeconds,
+    Title,
+)
+
+LARGEST_PAGE = 1000
+LONGEST_WAIT_SECONDS = 30
+MOST_WORKERS = 64
+LONGEST_QUEUE = 1000
+
+# --- parameters ----------------------------------------------------------------------------------------------------
+
+_JSON_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+
+
+def _number(text: Any) -> Any:
+    """Only what JSON calls a number: pydantic alone would take ``" 5"``, ``1_000`` and ``+5``."""
+    if isinstance(text, str) and not _JSON_NUMBER.fullmatch(text):
+        raise ValueError("must be a number")
+    return text
+
+
+def _moment(text: Any) -> Any:
+    """An RFC 3339 time as milliseconds since the epoch."""
+    try:
+        when = datetime.fromisoformat(text.upper()) if re.match(r"\d{4}-\d\d-\d\d[Tt]", text) else None
+    except ValueError:
+        when = None
+    if when is None or when.tzinfo is None:
+        raise ValueError("must be a time with its offset, like 2023-01-24T12:32:41Z")
+    return max(0, int((when - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1000))
+
+
+def _without_nulls(schema: dict[str, Any]) -> None:
+    """A parameter may be left out, but there is no way to send null for it."""
+    for field in schema.get("properties", {}).values():
+        branches = [branch for branch in field.pop("anyOf", []) if branch != {"type": "null"}]
+        if len(branches) == 1:
+            field.update(branches[0])
+        if field.get("default", 0) is None:
+            del field["default"]
+
+
+class Parameters(BaseModel):
+    """The query of a request; unknown names are refused."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra=_without_nulls)
+
+
+class NoParameters(Parameters):
+    """A query that must be empty."""
+
+
+Cursor = Annotated[
+    str,
+    Field(pattern=r"^c[0-9a-z]{1,11}$", description="Where the next page begins: `next_cursor` of the page before."),
+]
+Limit = Annotated[int, Field(ge=1, le=LARGEST_PAGE), BeforeValidator(_number)]
+
+
+class WaitQuery(Parameters):
+    """How long ``POST /status`` may take."""
+
+    wait: Annotated[float, Field(ge=0, le=LONGEST_WAIT_SECONDS, allow_inf_nan=False), BeforeValidator(_number)] = Field(
+        default=0, description="Seconds to wait for the first results; the answer then holds them."
+    )
+
+
+class TargetsQuery(Parameters):
+    """Which targets, and how many of them at once."""
+
+    endpoint: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None, description="Exactly the endpoint that was posted, password and all."
+    )
+    title: str | None = Field(default=None, description="Exactly this title.")
+    status: Status | None = None
+    limit: Limit = 100
+    cursor: Cursor | None = None
+
+
+class PageQuery(Parameters):
+    """Which targets the page shows."""
+
+    status: Status | None = None
+    cursor: Cursor | None = None
+
+
+class ResultsQuery(Parameters):
+    """Which results of one target."""
+
+    since: Annotated[int, BeforeValidator(_moment), WithJsonSchema({"type": "string", "format": "date-time"})] = Field(
+        default_factory=int, description="Only results of checks that began then or later."
+    )
+    limit: Limit = 100
+    cursor: Cursor | None = None
+
+
+class TargetPath(BaseModel):
+    """The id of a target."""
+
+    id: str
+
+
+class EntryPath(BaseModel):
+    """The id of an entry of the outbox."""
+
+    id: str
+
+
+# --- bodies --------------------------------------------------------------------------------------------------------
+
+
+class PostStatus(BaseModel):
+    """The body of ``POST /status``: all of the targets are written, or none."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    targets: Annotated[list[Check], Field(min_length=1, max_length=MOST_TARGETS)]
+
+
+class PostQueue(BaseModel):
+    """The body of ``POST /status/queue``. 0 means the default; what is left out stays as it is, but not both."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    worker_thread: Annotated[StrictInt, Field(ge=0, le=MOST_WORKERS)] = Field(
+        default_factory=int, description="Worker processes that the pool keeps; 0 is 5."
+    )
+    queue_size: Annotated[StrictInt, Field(ge=0, le=LONGEST_QUEUE)] = Field(
+        default_factory=int, description="Check batches that may wait for each of them; 0 is 3."
+    )
+
+
+class PatchTarget(BaseModel):
+    """The body of ``PATCH /api/v1/targets/{id}``: fields that are named change, and null is the default again."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    title: Title | None = None
+    endpoint: Endpoint = Field(default_factory=str)
+    expected_http_code: StatusCode | None = None
+    interval: IntervalSeconds | None = None
+    timeout: TimeoutSeconds | None = None
+    retries: Retries | None = None
+    backoff_factor: BackoffFactor | None = None
+    error_codes: tuple[ErrorCode, ...] | None = None
+    paused: StrictBool | None = None
+
+    def apply(self, check: Check) -> Check:
+        """The check with the fields that this body names."""
+        named = {name: getattr(self, name) for name in self.model_fields_set}
+        if named.get("paused", True) is None:
+            named["paused"] = False
+        return check.model_copy(update=named)

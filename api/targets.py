@@ -1,0 +1,202 @@
+"""The REST API proper: targets, their results and the outbox, under ``/api/v1``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from flask import Response
+from flask_openapi3.blueprint import APIBlueprint
+from flask_openapi3.models.tag import Tag
+
+from api import answers, schemas
+from api.answers import moment, moment_or_none
+from api.documents import answer, problems
+from api.errors import RefusalError, not_found, shown
+from api.paging import cursor, find_page, position
+from api.services import now_ms, services
+from shared.endpoint import redact
+from shared.monitor import Check, State, Status
+from shared.store import TargetTakenError, Watched
+
+blueprint = APIBlueprint(
+    "targets", __name__, url_prefix="/api/v1", abp_tags=[Tag(name="v1", description="The REST API proper.")]
+)
+
+_HOUR_MS, _DAY_MS = 3_600_000, 86_400_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """A target that shall come into being, as ``shared.store`` wants it."""
+
+    check: Check
+    state: State
+    id: None = None
+    latest: None = None
+
+
+# --- targets -------------------------------------------------------------------------------------------------------
+
+
+@blueprint.get("/targets", responses={200: answers.TargetList, **problems(422)})
+def list_targets(query: schemas.TargetsQuery) -> Response:
+    """A page of the targets, in the order of their creation."""
+    page = find_page(
+        services().store.targets,
+        endpoint=query.endpoint,
+        title=query.title,
+        status=query.status,
+        after=query.cursor,
+        limit=query.limit,
+    )
+    targets = [answers.TargetSeen(**_fields(each)) for each in page.targets]
+    return answer(answers.TargetList(targets=targets, total=page.total, next_cursor=page.next_cursor))
+
+
+@blueprint.post("/targets", responses={201: answers.TargetCreated, **problems(400, 409, 413, 415, 422)})
+def create_target(query: schemas.NoParameters, body: Check) -> Response:  # noqa: ARG001 - refuses parameters
+    """Watch one more endpoint; its first check starts at once. 409 where the title and endpoint are watched already."""
+    at_hand, now = services(), now_ms()
+    # `restore` writes only what does not exist, in one step, where `put` would update it.
+    written = at_hand.store.targets.restore([_Draft(body, State(status=Status.PENDING, since=now))], now=now)
+    if not written:
+        raise _taken()
+    target_id = written[0].target.id
+    if not body.paused:
+        at_hand.queues.enqueue_check([target_id])
+    created = answer(answers.TargetCreated(**_fields(_get(target_id)), created=True), 201)
+    created.headers["Location"] = f"/api/v1/targets/{target_id}"
+    return created
+
+
+@blueprint.get("/targets/<id>", responses={200: answers.TargetInFull, **problems(404, 422)})
+def get_target(path: schemas.TargetPath, query: schemas.NoParameters) -> Response:  # noqa: ARG001 - refuses parameters
+    """One target, with its uptime."""
+    return answer(answers.TargetInFull(**_fields(_get(path.id)), uptime=_uptime(path.id)))
+
+
+@blueprint.patch("/targets/<id>", responses={200: answers.TargetInFull, **problems(400, 404, 409, 413, 415, 422)})
+def change_target(path: schemas.TargetPath, query: schemas.NoParameters, body: schemas.PatchTarget) -> Response:  # noqa: ARG001
+    """Change what the body names; null is the default again. ``paused`` pauses and resumes."""
+    at_hand = services()
+    try:
+        written = at_hand.store.targets.patch(path.id, body.apply, now=now_ms())
+    except TargetTakenError:
+        raise _taken() from None
+    if written is None:
+        raise _unknown(path.id)
+    if written.changed and not written.target.check.paused:
+        at_hand.queues.enqueue_check([path.id])
+    return answer(answers.TargetInFull(**_fields(_get(path.id)), uptime=_uptime(path.id)))
+
+
+@blueprint.delete("/targets/<id>", responses={204: None, **problems(404, 422)})
+def delete_target(path: schemas.TargetPath, query: schemas.NoParameters) -> Response:  # noqa: ARG001 - refuses parameters
+    """Watch it no more, and forget what was seen of it."""
+    if not services().store.targets.delete(path.id, now=now_ms()):
+        raise _unknown(path.id)
+    return Response(status=204)
+
+
+@blueprint.get("/targets/<id>/results", responses={200: answers.ResultList, **problems(404, 422)})
+def list_results(path: schemas.TargetPath, query: schemas.ResultsQuery) -> Response:
+    """What the checks of the last day or so have seen, the newest first."""
+    _get(path.id)
+    before = position(query.cursor)
+    rows = services().store.recording.history(
+        path.id, since=query.since, before=None if before is None else max(before, 1), limit=query.limit + 1
+    )
+    following = cursor(rows[query.limit - 1]["started_at"]) if len(rows) > query.limit else None
+    results = [answers.PastResult(**_with_moments(row)) for row in rows[: query.limit]]
+    return answer(answers.ResultList(results=results, next_cursor=following))
+
+
+def _get(target_id: str) -> Watched:
+    watched = services().store.targets.get(target_id)
+    if watched is None:
+        raise _unknown(target_id)
+    return watched
+
+
+def _unknown(target_id: str) -> RefusalError:
+    return not_found(f"there is no target {shown(target_id)}")
+
+
+def _taken() -> RefusalError:
+    return RefusalError(409, "another target has this title and endpoint")
+
+
+def _fields(watched: Watched) -> dict[str, Any]:
+    """The fields of :class:`answers.TargetSeen`."""
+    check, settings = watched.target.check, services().settings
+    return {
+        **check.model_dump(),
+        "id": watched.target.id,
+        "endpoint": redact(check.endpoint),
+        "effective": {
+            "expected_http_code": settings.expected_code(check),
+            "interval": settings.interval(check),
+            "timeout": settings.timeout(check),
+            "retries": settings.retries(check),
+            "backoff_factor": settings.backoff_factor(check),
+            "error_codes": settings.error_codes(check),
+        },
+        "status": watched.state.status,
+        "since": moment(watched.state.since),
+        "created_at": moment(watched.target.created_at),
+        "last_result": _last_result(watched.latest) if watched.latest else None,
+    }
+
+
+def _last_result(latest: dict[str, Any]) -> dict[str, Any]:
+    attempts = [{**each, "started_at": moment(each["started_at"])} for each in latest["attempts"]]
+    absent = dict.fromkeys(answers.LastResult.model_fields)
+    return {**absent, **_with_moments(latest), "attempts": attempts}
+
+
+def _with_moments(result: dict[str, Any]) -> dict[str, Any]:
+    times = {name: moment_or_none(result.get(name)) for name in ("scheduled_at", "started_at", "finished_at")}
+    return {**result, **times}
+
+
+def _uptime(target_id: str) -> answers.Uptime:
+    """Over whole hours and days; the present ones count as far as they have gone."""
+    sums, now = services().store.recording.sums(target_id), now_ms()
+    return answers.Uptime(
+        last_24_hours=_share(sums["hours"], now // _HOUR_MS - 24),
+        last_90_days=_share(sums["days"], now // _DAY_MS - 90),
+    )
+
+
+def _share(sums: list[tuple[int, int, int, int, int]], after: int) -> float | None:
+    """Up of all that ended up or down, among the rows behind ``after``."""
+    up = sum(row[1] for row in sums if row[0] > after)
+    down = sum(row[2] for row in sums if row[0] > after)
+    return up / (up + down) if up + down else None
+
+
+# --- the outbox ----------------------------------------------------------------------------------------------------
+
+
+@blueprint.get("/outbox", responses={200: answers.OutboxList, **problems(422)})
+def list_outbox(query: schemas.NoParameters) -> Response:  # noqa: ARG001 - refuses parameters
+    """The mails that people are owed: those that wait, are being sent, or were given up."""
+    outbox = services().store.outbox
+    counts = outbox.counts()
+    entries = [answers.OutboxEntry(**{**entry, "alert": _alert(entry["alert"])}) for entry in outbox.entries()]
+    return answer(answers.OutboxList(entries=entries, waiting=counts.waiting, sending=counts.sending, dead=counts.dead))
+
+
+def _alert(alert: dict[str, Any] | None) -> dict[str, Any] | None:
+    if alert is None:
+        return None
+    return {**alert, "at": moment(alert["at"]), "began_at": moment(alert["began_at"])}
+
+
+@blueprint.post("/outbox/<id>/retry", responses={200: answers.Revived, **problems(404, 422)})
+def retry_entry(path: schemas.EntryPath, query: schemas.NoParameters) -> Response:  # noqa: ARG001 - refuses parameters
+    """Send a mail that was given up again."""
+    if not services().store.outbox.revive(path.id, now=now_ms()):
+        raise not_found(f"no mail {shown(path.id)} was given up")
+    return answer(answers.Revived(id=path.id, place="waiting"))
