@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from shared.monitor import Status
@@ -55,7 +56,7 @@ def look(store: Store, queues: Queues, settings: Settings, *, now: int) -> Healt
         statuses=statuses,
         outbox=outbox,
         snapshot_error=snapshot_error,
-        missing=tuple(_missing(seen, scheduler_age, result_age, _patience_ms(store, settings))),
+        missing=(*_missing(seen, scheduler_age), *_late_results(store, result_age, _patience_ms(store, settings), now)),
         warnings=tuple(_warnings(outbox, snapshot_error, now)),
     )
 
@@ -69,9 +70,7 @@ def _patience_ms(store: Store, settings: Settings) -> int | None:
     return int((2 * min(intervals) + longest_check + 15) * 1000)
 
 
-def _missing(
-    seen: dict[str, QueueSeen], scheduler_age: int | None, result_age: int | None, patience: int | None
-) -> list[str]:
+def _missing(seen: dict[str, QueueSeen], scheduler_age: int | None) -> list[str]:
     missing = []
     if scheduler_age is None:
         missing.append("no scheduler is running")
@@ -80,9 +79,19 @@ def _missing(
     missing += [
         f"no worker is alive on the queue {name}" for name in (CHECKS, EMAILS, HOUSEKEEPING) if not seen[name].workers
     ]
-    if patience is not None and result_age is not None and result_age > patience:
-        missing.append(f"the newest result is {result_age // 1000} s old")
     return missing
+
+
+def _late_results(store: Store, result_age: int | None, patience: int | None, now: int) -> Iterator[str]:
+    if patience is None:
+        return
+    if result_age is not None:
+        if result_age > patience:
+            yield f"the newest result is {result_age // 1000} s old"
+        return
+    for waiting in store.targets.page(status=Status.PENDING, limit=1):
+        if (waited := now - waiting.state.since) > patience:
+            yield f"the newest result is missing: the first target waits for it since {waited // 1000} s"
 
 
 def _warnings(outbox: OutboxCounts, snapshot_error: str | None, now: int) -> list[str]:

@@ -157,10 +157,7 @@ class Queues:
     def status(self, job_id: str) -> tuple[JobStatus | None, float | None]:
         """A job's status and when it was started (seconds since the epoch); None for what is not known."""
         status, started_at = self._redis.hmget(Job.key_for(job_id), "status", "started_at")
-        when = None
-        if started_at:
-            when = _epoch(started_at.decode())
-        return (JobStatus(status.decode()) if status else None), when
+        return _status(status) if status else None, _epoch(started_at.decode()) if started_at else None
 
     def waiting(self, name: str) -> int:
         return int(self._redis.llen(self.queue(name).key))
@@ -202,6 +199,13 @@ class Queues:
         except PermissionError:
             return False
         return False
+
+
+def _status(raw: bytes) -> JobStatus | None:
+    try:
+        return JobStatus(raw.decode())
+    except ValueError:
+        return None
 
 
 def _epoch(text: str) -> float | None:

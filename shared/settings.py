@@ -11,6 +11,7 @@ from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -94,16 +95,25 @@ class Settings(BaseSettings):
     def _is_redis_url(cls, url: str | None) -> str | None:
         if url is not None and not url.startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("must begin with redis://, rediss:// or unix://")
+        try:
+            _ = urlsplit(url or "").port
+        except ValueError:
+            raise ValueError("must have a port between 0 and 65535, or none") from None
         return url
 
     @model_validator(mode="after")
     def _hold_together(self) -> Self:
         if self.api_token is None and not _is_loopback(self.api_host):
-            raise ValueError("API_HOST may be another address than loopback only when API_TOKEN is set")
+            raise ValueError(
+                f"API_HOST: may be another address than loopback only when API_TOKEN is set (it is {self.api_host!r})"
+            )
         if self.mail_use_tls and self.mail_use_ssl:
-            raise ValueError("MAIL_USE_TLS (STARTTLS) and MAIL_USE_SSL exclude each other")
+            raise ValueError("MAIL_USE_TLS: STARTTLS excludes MAIL_USE_SSL (both are true)")
         if self.is_redis_embedded and len(os.fsencode(self.socket_path)) > _LONGEST_SOCKET_PATH:
-            raise ValueError(f"DATA_DIR must be at most {_LONGEST_SOCKET_PATH - 12} bytes long as an absolute path")
+            longest = _LONGEST_SOCKET_PATH - len("/valkey.sock")
+            raise ValueError(
+                f"DATA_DIR: must be at most {longest} bytes long as an absolute path (it is {str(self.data_dir)!r})"
+            )
         return self
 
     @property
@@ -159,12 +169,15 @@ def read_settings(**overrides: Any) -> Settings:
         return Settings(**overrides)
     except ValidationError as error:
         raise SettingsError("\n".join(_sentence(problem) for problem in error.errors())) from None
+    except (OSError, UnicodeDecodeError) as error:
+        problem = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise SettingsError(f".env: cannot be read: {problem}") from None
 
 
 def _sentence(problem: Any) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     if not problem["loc"]:
-        return f"settings: {message}"
+        return str(message)
     name = str(problem["loc"][0]).upper()
     hidden = name in ("API_TOKEN", "MAIL_PASSWORD", "REDIS_URL")
     value = "" if hidden else f" (it is {problem['input']!r})"

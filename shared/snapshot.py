@@ -18,13 +18,14 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import orjson
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from shared.monitor import Check, MonitorError, State, Status
 from shared.settings import Settings
@@ -32,6 +33,7 @@ from shared.store import Watched
 
 FORMAT = 1
 _ID = re.compile(r"[0-9a-f]{16}")
+_STATE: TypeAdapter[State | None] = TypeAdapter(State | None)
 
 
 class SnapshotError(MonitorError):
@@ -40,11 +42,11 @@ class SnapshotError(MonitorError):
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """One target as the file has it; ``id`` is None in files written by hand."""
+    """One target as the file has it; in files written by hand only ``check`` is there."""
 
     id: str | None
     check: Check
-    state: State
+    state: State | None
     latest: dict[str, Any] | None
 
 
@@ -100,15 +102,20 @@ def _saved(entry: Any, where: str) -> Saved:
         raise SnapshotError(f"{where}: id must be 16 hexadecimal digits")
     try:
         check = Check.model_validate(fields)
+        known = _STATE.validate_python(state)
     except ValidationError as error:
         problem = error.errors()[0]
-        field = ".".join(str(part) for part in problem["loc"])
+        field = ".".join(str(part) for part in problem["loc"]) or "state"
         raise SnapshotError(f"{where}: {field}: {problem['msg'].removeprefix('Value error, ')}") from None
-    try:
-        known = State.parse(state) if state is not None else State(Status.PENDING)
-    except (TypeError, ValueError, KeyError):
-        raise SnapshotError(f"{where}: state is not one that this program wrote") from None
-    return Saved(target_id, check, known, latest if isinstance(latest, dict) else None)
+    if known is not None and not _is_possible(known):
+        raise SnapshotError(f"{where}: state: is not one that this program wrote")
+    return Saved(target_id, check, known, latest if known and known.checked_at and isinstance(latest, dict) else None)
+
+
+def _is_possible(state: State) -> bool:
+    """Whether the rule of state could have led here: an incident is open while down, and not while up."""
+    is_open = state.incident is not None
+    return is_open is (state.down_at is not None) and state.status is not (Status.UP if is_open else Status.DOWN)
 
 
 def preflight(settings: Settings) -> None:
@@ -136,7 +143,8 @@ def write(path: Path, content: bytes) -> None:
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise SnapshotError(f"{path}: cannot be written: {error.strerror}") from None
 
 

@@ -13,7 +13,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from redis import Redis
+from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.retry import Retry
 
 from tests.waiting import eventually
 from worker import valkey
@@ -105,7 +107,7 @@ def valkey_running(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A Valkey of the test's own on ``folder``/valkey.sock, which keeps its data there from one start to the next."""
     socket_path = folder / "valkey.sock"
     with (
-        Redis(unix_socket_path=str(socket_path), retry=None) as redis,
+        Redis(unix_socket_path=str(socket_path), retry=Retry(NoBackoff(), 0)) as redis,
         subprocess.Popen(valkey.command(socket_path, folder), stdout=subprocess.DEVNULL) as server,
     ):
         try:

@@ -79,7 +79,7 @@ def test_turns_are_five_seconds_apart_and_do_not_drift(monitor: MonitorRun, site
     site.routes["/steady"] = Answer(200)
     endpoint = add(monitor, site, "steady")
 
-    def turns() -> list[int]:
+    def turns() -> list[str]:
         return [result["scheduled_at"] for result in history(monitor, endpoint) if result["scheduled_at"]]
 
     eventually(lambda: len(turns()) >= 4, 30)

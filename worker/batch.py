@@ -93,8 +93,8 @@ class Batch:
             self._release(mine)
 
     def add_targets(self, target_ids: Sequence[str], scheduled_at: int | None = None) -> None:
-        """Take targets by id; those that are gone, paused or already in this run are left out."""
-        self._start([each for each in target_ids if each not in self._watched], scheduled_at)
+        """Take targets by id, each once; those that are gone, paused or already in this run are left out."""
+        self._start([each for each in dict.fromkeys(target_ids) if each not in self._watched], scheduled_at)
 
     def _start(self, target_ids: Sequence[str], scheduled_at: int | None) -> list[Watched]:
         started = [watched for watched in self._store.targets.load(target_ids) if not watched.target.check.paused]
@@ -170,7 +170,8 @@ class Batch:
             signals.check_finished.send(self, target=each.target, result=each.result)
             if each.flip is not None:
                 signals.target_flipped.send(self, target=each.target, flip=each.flip)
-                log.info("%s is %s (was %s)", each.target.id, each.flip.after, each.flip.before)
+                why = f": {each.result.sentence}" if each.result.sentence else ""
+                log.info("%s is %s (was %s)%s", each.target.name, each.flip.after, each.flip.before, why)
         for result in batch:
             del self._watched[result.target_id]
         with self._tolerating_redis():

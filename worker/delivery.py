@@ -62,34 +62,35 @@ class Delivery:
             # A fault of ours (or the job's timeout) leaves the job, but the mail must not be tried without a pause.
             self._store.outbox.delayed(mail, now=_now(), error=type(error).__name__, may_have_arrived=True)
             raise
+        self._mark(mail, sent)
         if sent.delayed:
-            self._store.outbox.partly_sent(
-                mail,
-                now=_now(),
-                recipients=sent.recipients,
-                remaining=sent.delayed,
-                error="; ".join(sent.refused.values()),
-            )
             return False
-        self._mark_as_sent(mail, sent)
         log.info("mail %s with %d alerts was sent", mail.id, len(mail.alerts))
         alert_ids = [alert.id for alert in mail.alerts]
         signals.alert_mailed.send(self, alert_ids=alert_ids, mail_id=mail.id)
         self._store.events.publish([("alert_mailed", None, {"alert_ids": alert_ids, "mail_id": mail.id})])
         return True
 
-    def _mark_as_sent(self, mail: Mail, sent: Sent) -> None:
+    def _mark(self, mail: Mail, sent: Sent) -> None:
         """Every second that passes before the mark is a second in which a kill means a second mail: try hard."""
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while True:
             try:
-                self._store.outbox.sent(mail, now=_now(), recipients=sent.recipients, refused=sent.refused)
+                self._settle(mail, sent)
             except (RedisConnectionError, RedisTimeoutError):
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.2)
             else:
                 return
+
+    def _settle(self, mail: Mail, sent: Sent) -> None:
+        outbox = self._store.outbox
+        if sent.delayed:
+            error = "; ".join(sent.refused.values())
+            outbox.partly_sent(mail, now=_now(), recipients=sent.recipients, remaining=sent.delayed, error=error)
+        else:
+            outbox.sent(mail, now=_now(), recipients=sent.recipients, refused=sent.refused)
 
     def _send(self, mail: Mail) -> Sent:
         if mail.is_report:

@@ -171,10 +171,11 @@ class SlotScheduler(Scheduler):  # type: ignore[misc]  # rq_scheduler ships no t
         is_born = self.store.vitals.is_born()
         for entry in self._wanted.values():
             # A turn further away than one interval was made by a clock that has been set back since.
-            if present.get(entry.name, math.inf) > now + entry.interval or not self._is_intact(entry):
+            is_astray = present.get(entry.name, now) > now + entry.interval
+            if entry.name not in present or is_astray or not self._is_intact(entry):
                 # After a loss of Redis the snapshot is read at once, not at its next turn.
                 first = now if entry.name == "snapshot" and not is_born else entry.next_turn(now)
-                self._add(entry, first)
+                self._add(entry, first, is_astray)
 
     def _is_ours(self, name: str) -> bool:
         job = self._fetch(name)
@@ -197,7 +198,7 @@ class SlotScheduler(Scheduler):  # type: ignore[misc]  # rq_scheduler ships no t
             return None
         return job if isinstance(job.meta, dict) else None
 
-    def _add(self, entry: Entry, first_turn: float) -> None:
+    def _add(self, entry: Entry, first_turn: float, is_astray: bool) -> None:
         job = self._create_job(
             entry.function,
             args=entry.args,
@@ -212,7 +213,8 @@ class SlotScheduler(Scheduler):  # type: ignore[misc]  # rq_scheduler ships no t
         with self.connection.pipeline(transaction=True) as pipe:
             pipe.delete(job.key)  # whatever was there
             job.save(pipeline=pipe)
-            pipe.zadd(self.scheduled_jobs_key, {entry.name: first_turn})
+            # One that another scheduler has added since we looked keeps its turn, which may be a later one.
+            pipe.zadd(self.scheduled_jobs_key, {entry.name: first_turn}, nx=not is_astray)
             pipe.execute()
 
     def _remove(self, name: str) -> None:
@@ -397,9 +399,7 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     # The loop waits for a Redis that is away; a command that repeats itself would make it deaf to signals meanwhile.
-    connection = Redis.from_url(
-        settings.redis, socket_timeout=5, socket_connect_timeout=5, retry=Retry(NoBackoff(), 0)
-    )
+    connection = Redis.from_url(settings.redis, socket_timeout=5, socket_connect_timeout=5, retry=Retry(NoBackoff(), 0))
     log.info("scheduling since %s", datetime.now(UTC).isoformat(timespec="seconds"))
     SlotScheduler(connection, settings).run()
     return 0

@@ -33,11 +33,11 @@ class SnapshotKeeper:
         self._queues = queues
         self._settings = settings
         self._path = settings.snapshot_path
+        self._run = f"{os.getpid()}-{time.time_ns()}"
 
     def keep(self) -> None:
         """Restore if need be, then write if something changed, or if the file is a minute old."""
-        owner = f"{os.getpid()}-{time.time_ns()}"
-        if not self._store.vitals.lease(_LEASE, owner):
+        if not self._store.vitals.lease(_LEASE, self._run):
             return
         try:
             self._restore_if_lost()
@@ -46,7 +46,11 @@ class SnapshotKeeper:
             log.error("%s", error)
             self._store.vitals.set_snapshot(error=str(error))
         finally:
-            self._store.vitals.release([_LEASE], owner)
+            self._store.vitals.release([_LEASE], self._run)
+
+    def _prove_alive(self) -> None:
+        """Asked for at every thousand targets, so that no other run begins to write meanwhile."""
+        self._store.vitals.renew([_LEASE], self._run)
 
     # --- reading ---
 
@@ -68,6 +72,7 @@ class SnapshotKeeper:
         for start in range(0, len(saved), _PAGE):
             chunk = [self._with_expected_code(entry) for entry in saved[start : start + _PAGE]]
             pending += [written.target.id for written in self._store.targets.restore(chunk, now=_now())]
+            self._prove_alive()
         self._store.vitals.set_snapshot(digest=digest_of(content), error="")
         log.info("%d of the %d targets in %s were read", len(pending), len(saved), self._path.name)
         unchecked = [each.target.id for each in self._load(pending) if each.state.status is Status.PENDING]
@@ -106,6 +111,7 @@ class SnapshotKeeper:
         while page := self._store.targets.page(after=after, limit=_PAGE):
             yield from page
             after = page[-1].order
+            self._prove_alive()
 
     def _keep_foreign_file(self, record: SnapshotRecord) -> None:
         """A file that is not ours any more: one that cannot be read stays (SnapshotError), another is set aside."""

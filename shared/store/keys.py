@@ -8,7 +8,7 @@ monitor:target:{id}                hash    check (JSON), revision, created_at, o
                                            by_endpoint (digests)
 monitor:targets                    zset    every id, by order of creation
 monitor:status:{status}            zset    the ids in that status, by order of creation
-monitor:checked                    zset    id -> start of its newest recorded check (ms)
+monitor:checked                    zset    id -> end of its newest recorded check (ms)
 monitor:identity                   hash    digest of (title, endpoint) -> id
 monitor:title:{digest}             set     ids with that title
 monitor:endpoint:{digest}          set     ids with that endpoint

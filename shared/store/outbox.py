@@ -52,35 +52,42 @@ end
 local claimed = {mail, redis.call('HGET', 'monitor:outbox:entry:' .. members[1], 'to') or ''}
 for _, id in ipairs(members) do
   local key = 'monitor:outbox:entry:' .. id
+  local alert = redis.call('HGET', key, 'alert')
   redis.call('ZREM', 'monitor:outbox', id)
-  redis.call('ZADD', 'monitor:outbox:sending', ARGV[2], id)
-  redis.call('HSET', key, 'mail', mail)
-  redis.call('HINCRBY', key, 'tries', 1)
-  claimed[#claimed + 1] = id
-  claimed[#claimed + 1] = redis.call('HGET', key, 'alert') or ''
+  if alert then
+    redis.call('ZADD', 'monitor:outbox:sending', ARGV[2], id)
+    redis.call('HSET', key, 'mail', mail)
+    redis.call('HINCRBY', key, 'tries', 1)
+    claimed[#claimed + 1] = id
+    claimed[#claimed + 1] = alert
+  else
+    -- Its text was deleted behind our back: there is nothing to tell, and it must not keep others from being sent.
+    redis.call('ZREM', 'monitor:outbox:sending', id)
+  end
 end
-return claimed
+return #claimed > 2 and claimed or {}
 """
 
 _SETTLE = """
 -- ARGV: mail id, fate ('sent', 'dead', 'wait', 'again'), now, hold until, error, given up before, fate as JSON,
--- who has not had it yet (JSON) or '', then the entries. Only alerts still in that mail count: another job may have
--- taken it over.
+-- the fate of those too old to wait (JSON), who has not had it yet (JSON) or '', then the entries. Only alerts still in
+-- that mail count: another job may have taken it over.
 local mail, fate, now, hold, problem = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-for i = 9, #ARGV do
+for i = 10, #ARGV do
   local id = ARGV[i]
   local key = 'monitor:outbox:entry:' .. id
   local found = redis.call('HMGET', key, 'mail', 'since', 'alert')
   if found[1] == mail and redis.call('ZSCORE', 'monitor:outbox:sending', id) then
+    local is_given_up = (fate == 'wait' or fate == 'again') and tonumber(found[2]) < tonumber(ARGV[6])
     local alert = found[3] and found[3] ~= '' and cjson.decode(found[3]) or {}
     local incident = alert['incident'] and 'monitor:incident:' .. alert['incident']
     if incident and redis.call('EXISTS', incident) == 1 then
-      redis.call('HSET', incident, 'told:' .. id, ARGV[7])
+      redis.call('HSET', incident, 'told:' .. id, is_given_up and ARGV[8] or ARGV[7])
     end
     if fate == 'sent' then
       redis.call('ZREM', 'monitor:outbox:sending', id)
       redis.call('DEL', key)
-    elseif fate == 'dead' or tonumber(found[2]) < tonumber(ARGV[6]) then
+    elseif fate == 'dead' or is_given_up then
       redis.call('ZREM', 'monitor:outbox:sending', id)
       redis.call('ZADD', 'monitor:outbox:dead', now, id)
       redis.call('HSET', key, 'error', problem)
@@ -91,7 +98,7 @@ for i = 9, #ARGV do
       redis.call('ZADD', 'monitor:outbox', found[2], id)
     else
       redis.call('ZADD', 'monitor:outbox:sending', hold, id)
-      if ARGV[8] ~= '' then redis.call('HSET', key, 'to', ARGV[8]) end
+      if ARGV[9] ~= '' then redis.call('HSET', key, 'to', ARGV[9]) end
       redis.call('HSET', key, 'error', problem)
     end
   end
@@ -248,9 +255,10 @@ class Outbox:
         error: str = "",
         remaining: Sequence[str] = (),
     ) -> None:
-        head: list[Any] = [mail.id, fate_name, now, hold, error, now - GIVEN_UP_AFTER_MS, orjson.dumps(fate)]
+        given_up = {name: value for name, value in fate.items() if name != "next_at"} | {"fate": "given_up"}
+        head: list[Any] = [mail.id, fate_name, now, hold, error, now - GIVEN_UP_AFTER_MS]
         to = orjson.dumps(list(remaining)) if remaining else ""
-        self._settle(args=[*head, to, *mail.entries])
+        self._settle(args=[*head, orjson.dumps(fate), orjson.dumps(given_up), to, *mail.entries])
 
     def revive(self, entry_id: str, *, now: int) -> bool:
         """Send a dead letter again; False when there is none of that id."""

@@ -28,12 +28,12 @@ from shared.store import keys
 from shared.store.targets import INCIDENT_KEPT_SECONDS, Targets, Watched
 
 _RECORD = """
--- ARGV: seconds to keep a closed incident, then a row of 18 values for each result:
+-- ARGV: seconds to keep a closed incident, then a row of 19 values for each result:
 -- 1 id, 2 revision, 3 expected state, 4 new state, 5 status before, 6 status after, 7 started, 8 packed result,
 -- 9 length of the history, 10 result as JSON, 11 hour, 12 day, 13 verdict, 14 elapsed ms, 15 flip as JSON or '',
--- 16 incident it opens or closes or '', 17 alert as JSON or '', 18 when the alert is due.
+-- 16 incident it opens or closes or '', 17 alert as JSON or '', 18 when the alert is due, 19 finished.
 -- Returns for each: 'ok', 'gone' (deleted, or changed since the check began) or the state that was found instead.
-local kept, width, outcome = ARGV[1], 18, {}
+local kept, width, outcome = ARGV[1], 19, {}
 local function add(key, size, stamp, verdict, elapsed)
   local field = stamp % size
   local old = redis.call('HGET', key, field)
@@ -56,7 +56,7 @@ for i = 2, #ARGV, width do
     local started, result, flip, incident = ARGV[i + 6], ARGV[i + 9], ARGV[i + 14], ARGV[i + 15]
     redis.call('HSET', key, 'state', ARGV[i + 3], 'latest', result)
     redis.call('XADD', 'monitor:results:' .. id, 'MAXLEN', '~', ARGV[i + 8], started .. '-0', 'r', ARGV[i + 7])
-    redis.call('ZADD', 'monitor:checked', started, id)
+    redis.call('ZADD', 'monitor:checked', ARGV[i + 18], id)
     add('monitor:hours:' .. id, 48, ARGV[i + 10], ARGV[i + 12], ARGV[i + 13])
     add('monitor:days:' .. id, 90, ARGV[i + 11], ARGV[i + 12], ARGV[i + 13])
     redis.call('XADD', 'monitor:events', 'MAXLEN', '~', 10000, '*', 'type', 'check_finished', 'target', id,
@@ -155,24 +155,29 @@ class Recording:
         return [unpack(entry_id, fields[b"r"]) for entry_id, fields in rows]
 
     def sums(self, target_id: str) -> dict[str, list[tuple[int, int, int, int, int]]]:
-        """Sums of the last 48 hours and 90 days, oldest first: (hour or day since the epoch, up, down, unknown, ms)."""
+        """Sums of the 48 hours and 90 days up to the newest result, oldest first.
+
+        Each is (hour or day since the epoch, up, down, unknown, ms); those without a result are left out.
+        """
         with self._redis.pipeline(transaction=False) as pipe:
             pipe.hvals(keys.hours(target_id))
             pipe.hvals(keys.days(target_id))
             hours, days = pipe.execute()
-        return {"hours": _sums(hours), "days": _sums(days)}
+        return {"hours": _sums(hours, keys.HOURS_KEPT), "days": _sums(days, keys.DAYS_KEPT)}
 
     def incident(self, incident_id: str) -> dict[str, str] | None:
         found = self._redis.hgetall(keys.incident(incident_id))
         return {name.decode(): value.decode() for name, value in found.items()} or None
 
 
-def _sums(rows: Sequence[bytes]) -> list[tuple[int, int, int, int, int]]:
+def _sums(rows: Sequence[bytes], kept: int) -> list[tuple[int, int, int, int, int]]:
     found = []
     for row in rows:
         stamp, up, down, unknown, elapsed = map(int, row.split(b","))
         found.append((stamp, up, down, unknown, elapsed))
-    return sorted(found)
+    # After a pause the ring still holds places that are older than its length.
+    oldest = max((row[0] for row in found), default=0) - kept
+    return sorted(row for row in found if row[0] > oldest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +213,7 @@ class _Row:
             (flip.opens or flip.closes) if flip and told else "",
             orjson.dumps(self._alert(flip, defaults).document()) if flip and told else "",
             result.finished_at + int(defaults.group_wait_seconds * 1000),
+            result.finished_at,
         ]
 
     def _alert(self, flip: Flip, defaults: Defaults) -> Alert:
@@ -266,17 +272,19 @@ _BY_NUMBER = {number: verdict for verdict, number in _VERDICTS.items()}
 
 def pack(result: CheckResult) -> bytes:
     """One result of the history in few bytes, a JSON list: verdict (0 up, 1 down, 2 unknown), status code or null,
-    milliseconds from scheduled to started or null, from started to finished, elapsed in hundredths of a millisecond,
-    the five phases likewise (null: did not happen), number of attempts, and for a bad one reason and sentence.
+    milliseconds from scheduled to started or null, from started to finished beyond the elapsed ones, elapsed in
+    hundredths of a millisecond, the five phases likewise (null: did not happen), number of attempts, and for a bad
+    one reason and sentence.
     """
     lag = result.started_at - result.scheduled_at if result.scheduled_at is not None else None
+    elapsed = round(result.elapsed_ms * 100)
     phases = [_hundredths(result.phases.get(name)) for name in PHASES]
     row: list[Any] = [
         _VERDICTS[result.verdict],
         result.status_code,
         lag,
-        result.finished_at - result.started_at,
-        _hundredths(result.elapsed_ms),
+        result.finished_at - result.started_at - elapsed // 100,
+        elapsed,
         *phases,
         len(result.attempts),
     ]
@@ -292,7 +300,7 @@ def _hundredths(milliseconds: float | None) -> int | None:
 def unpack(entry_id: bytes, packed: bytes) -> dict[str, Any]:
     """The inverse of :func:`pack`, as :meth:`Recording.history` returns it."""
     started_at = int(entry_id.split(b"-")[0])
-    verdict, status_code, lag, took, elapsed, *rest = orjson.loads(packed)
+    verdict, status_code, lag, beyond, elapsed, *rest = orjson.loads(packed)
     measured, attempts, why = rest[: len(PHASES)], rest[len(PHASES)], rest[len(PHASES) + 1 :]
     phases: Mapping[str, float] = {
         name: value / 100 for name, value in zip(PHASES, measured, strict=True) if value is not None
@@ -300,7 +308,7 @@ def unpack(entry_id: bytes, packed: bytes) -> dict[str, Any]:
     return {
         "scheduled_at": started_at - lag if lag is not None else None,
         "started_at": started_at,
-        "finished_at": started_at + took,
+        "finished_at": started_at + elapsed // 100 + beyond,
         "verdict": _BY_NUMBER[verdict],
         "status_code": status_code,
         "elapsed_ms": elapsed / 100,

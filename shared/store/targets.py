@@ -6,6 +6,7 @@ import hashlib
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Any, Protocol
 
 import orjson
@@ -15,10 +16,10 @@ from shared.monitor import Check, MonitorError, State, Status, Target
 from shared.store import keys
 
 _WRITE = """
--- ARGV: now, then twelve values a target: id, expected revision (0: new), expected state ('' : any), new state,
--- new status, bucket, identity, title digest, endpoint digest, interval, paused, check.
+-- ARGV: now, then thirteen values a target: id, expected revision (0: new), expected state ('' : any), new state,
+-- new status, bucket, identity, title digest, endpoint digest, interval, paused, check, latest result ('' : as it is).
 -- First everything is verified, then everything is written: all or nothing.
-local now, width = ARGV[1], 12
+local now, width = ARGV[1], 13
 local function registry(member, bucket)
   if redis.call('EXISTS', bucket) == 1 then
     if redis.call('SADD', 'monitor:buckets', member) == 1 then redis.call('INCR', 'monitor:orders') end
@@ -41,12 +42,16 @@ end
 for i = 2, #ARGV, width do
   local id, revision, state, status = ARGV[i], ARGV[i + 1], ARGV[i + 3], ARGV[i + 4]
   local bucket, identity, title, endpoint = ARGV[i + 5], ARGV[i + 6], ARGV[i + 7], ARGV[i + 8]
-  local interval, paused, check = ARGV[i + 9], ARGV[i + 10], ARGV[i + 11]
+  local interval, paused, check, latest = ARGV[i + 9], ARGV[i + 10], ARGV[i + 11], ARGV[i + 12]
   local key, order = 'monitor:target:' .. id, nil
   if revision == '0' then
     order = redis.call('INCR', 'monitor:order')
     redis.call('ZADD', 'monitor:targets', order, id)
     redis.call('HSET', key, 'order', order, 'created_at', now)
+    if latest ~= '' then
+      redis.call('HSET', key, 'latest', latest)
+      redis.call('ZADD', 'monitor:checked', cjson.decode(latest)['finished_at'] or cjson.decode(state)['checked_at'], id)
+    end
   else
     local old = redis.call('HMGET', key, 'identity', 'by_title', 'by_endpoint', 'interval', 'bucket', 'order', 'state')
     redis.call('HDEL', 'monitor:identity', old[1])
@@ -142,7 +147,7 @@ class Restorable(Protocol):
     @property
     def check(self) -> Check: ...
     @property
-    def state(self) -> State: ...
+    def state(self) -> State | None: ...
     @property
     def latest(self) -> dict[str, Any] | None: ...
 
@@ -251,9 +256,7 @@ class Targets:
         """
         for _ in range(_WRITE_TRIES):
             drafts = self._draft_restored(saved, now)
-            states = {draft.id: entry.state for draft, entry in drafts}
-            if not drafts or self._commit([draft for draft, _ in drafts], now, states) == "ok":
-                self._restore_latest(drafts)
+            if not drafts or self._commit([draft for draft, _ in drafts], now, [entry for _, entry in drafts]) == "ok":
                 return _written([draft for draft, _ in drafts])
         raise TooMuchChangeError("the targets are changing too fast to be restored")
 
@@ -276,18 +279,10 @@ class Targets:
             drafts[identity] = (draft, entry)
         return list(drafts.values())
 
-    def _restore_latest(self, drafts: Sequence[tuple[_Draft, Restorable]]) -> None:
-        with self._redis.pipeline(transaction=False) as pipe:
-            for draft, entry in drafts:
-                if entry.latest is not None and entry.state.checked_at:
-                    pipe.hsetnx(keys.target(draft.id), "latest", orjson.dumps(entry.latest))
-                    pipe.zadd(keys.CHECKED, {draft.id: entry.state.checked_at}, gt=True)
-            pipe.execute()
-
-    def _commit(self, drafts: Sequence[_Draft], now: int, states: dict[str, State] | None = None) -> str:
+    def _commit(self, drafts: Sequence[_Draft], now: int, restored: Sequence[Restorable] = ()) -> str:
         arguments: list[Any] = [now]
-        for draft in drafts:
-            arguments += _write_arguments(draft, now, (states or {}).get(draft.id))
+        for draft, entry in zip_longest(drafts, restored):
+            arguments += _write_arguments(draft, now, entry)
         outcome: str = self._write(args=arguments)[0].decode()
         return outcome
 
@@ -356,7 +351,7 @@ class Targets:
             return dict(zip(Status, pipe.execute(), strict=True))
 
     def newest(self) -> tuple[str, int] | None:
-        """The id of the target that was checked last and when that check started; None before the first."""
+        """The id of the target whose check ended last, and when that was (ms); None before the first."""
         found = self._redis.zrange(keys.CHECKED, 0, 0, desc=True, withscores=True)
         return (found[0][0].decode(), int(found[0][1])) if found else None
 
@@ -388,12 +383,15 @@ def _written(drafts: Sequence[_Draft]) -> list[Written]:
     return written
 
 
-def _write_arguments(draft: _Draft, now: int, restored: State | None) -> list[Any]:
+def _write_arguments(draft: _Draft, now: int, restored: Restorable | None) -> list[Any]:
     check, before = draft.check, draft.before
     expected_state: bytes | str = ""
     state: State | None = None
+    latest: dict[str, Any] | None = None
     if before is None:
-        state = restored or State(status=Status.PENDING, since=now)
+        state = State(status=Status.PENDING, since=now)
+        if restored is not None and restored.state is not None:
+            state, latest = restored.state, restored.latest
         if check.paused is not (state.status is Status.PAUSED):
             state = replace(state, status=Status.PAUSED if check.paused else Status.PENDING, since=now)
     elif check.paused is not before.target.check.paused:
@@ -412,6 +410,7 @@ def _write_arguments(draft: _Draft, now: int, restored: State | None) -> list[An
         check.interval or 0,
         int(check.paused),
         check.model_dump_json(exclude_none=True),
+        orjson.dumps(latest) if latest else "",
     ]
 
 
