@@ -35,7 +35,7 @@ def is_plain_text(text: str) -> bool:
     """
     for character in text:
         category = unicodedata.category(character)
-        if category in ("Cc", "Cs", "Cn", "Zl", "Zp") or unicodedata.bidirectional(character) in _BIDI:
+        if category in ("Cc", "Cs", "Zl", "Zp") or unicodedata.bidirectional(character) in _BIDI:
             return False
         if character in "\u200e\u200f\u061c":
             return False

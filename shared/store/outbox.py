@@ -276,17 +276,21 @@ class Outbox:
 
     def entries(self) -> list[dict[str, Any]]:
         """What waits, is being sent or was given up, bounded: id, place, tries, error, alert (a document)."""
-        found = []
-        for place, key in (("waiting", keys.OUTBOX), ("sending", keys.SENDING), ("dead", keys.DEAD)):
-            for raw in self._redis.zrange(key, 0, MAIL_SIZE - 1):
-                alert, tries, error = self._redis.hmget(keys.outbox_entry(raw.decode()), "alert", "tries", "error")
-                found.append(
-                    {
-                        "id": raw.decode(),
-                        "place": place,
-                        "tries": int(tries or 0),
-                        "error": error.decode() if error else None,
-                        "alert": orjson.loads(alert) if alert else None,
-                    }
-                )
-        return found
+        places = {"waiting": keys.OUTBOX, "sending": keys.SENDING, "dead": keys.DEAD}
+        ids = [
+            (place, raw.decode()) for place, key in places.items() for raw in self._redis.zrange(key, 0, MAIL_SIZE - 1)
+        ]
+        with self._redis.pipeline(transaction=False) as pipe:
+            for _, entry_id in ids:
+                pipe.hmget(keys.outbox_entry(entry_id), "alert", "tries", "error")
+            rows = pipe.execute()
+        return [
+            {
+                "id": entry_id,
+                "place": place,
+                "tries": int(tries or 0),
+                "error": error.decode() if error else None,
+                "alert": orjson.loads(alert) if alert else None,
+            }
+            for (place, entry_id), (alert, tries, error) in zip(ids, rows, strict=True)
+        ]

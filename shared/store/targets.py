@@ -50,7 +50,8 @@ for i = 2, #ARGV, width do
     redis.call('HSET', key, 'order', order, 'created_at', now)
     if latest ~= '' then
       redis.call('HSET', key, 'latest', latest)
-      redis.call('ZADD', 'monitor:checked', cjson.decode(latest)['finished_at'] or cjson.decode(state)['checked_at'], id)
+      local checked = cjson.decode(latest)['finished_at'] or cjson.decode(state)['checked_at']
+      redis.call('ZADD', 'monitor:checked', checked, id)
     end
   else
     local old = redis.call('HMGET', key, 'identity', 'by_title', 'by_endpoint', 'interval', 'bucket', 'order', 'state')

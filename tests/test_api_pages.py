@@ -1,0 +1,178 @@
+"""The page for people."""
+
+from __future__ import annotations
+
+import re
+import time
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from redis import Redis
+from redis.connection import UnixDomainSocketConnection
+
+from api import create_app
+from api.pages import ago, milliseconds, phases
+from shared.monitor import Reason, Verdict
+from shared.settings import Settings
+from shared.store import Store
+from tests.api_client import client_on, record
+from tests.test_api_machines import alive
+
+NOW = int(time.time() * 1000)
+
+
+@pytest.fixture
+def client(redis: Redis, valkey_url: str) -> FlaskClient:
+    return client_on(valkey_url)
+
+
+def create(client: FlaskClient, **target: Any) -> str:
+    answer = client.post("/status", json={"targets": [{"endpoint": "https://example.org/", **target}]})
+    return str(answer.get_json()["data"]["targets"][0]["id"])
+
+
+def text_of(page: str) -> str:
+    """What a reader sees, with single spaces."""
+    return " ".join(unescape(re.sub("<[^>]+>", " ", page)).split())
+
+
+def test_without_targets_it_tells_how_to_add_one(client: FlaskClient) -> None:
+    answer = client.get("/")
+    assert answer.status_code == 200
+    assert answer.mimetype == "text/html"
+    text = text_of(answer.text)
+    assert "No target is watched yet" in text
+    command = text.split("starts at once: ")[1]
+    assert command.startswith("curl -X POST http://localhost/status \\ -H 'Content-Type: application/json' \\ -d '{")
+
+
+def test_every_target_is_a_row(client: FlaskClient, redis: Redis) -> None:
+    alive(redis, "checks", "emails", "housekeeping")
+    up = create(client, title="Shop", endpoint="https://user:hunter2@shop.example/")
+    down = create(client, title="Old & <b>bold</b>")
+    create(client, title="New")
+    record(redis, up, at=NOW - 12_000)
+    record(
+        redis, down, Verdict.DOWN, at=NOW - 5_000, status_code=None, reason=Reason.TIMEOUT, sentence="No answer in 5 s."
+    )
+    page = client.get("/").text
+    text = text_of(page)
+    assert "Shop https://***@shop.example/ up 200 150 ms wait 80 ms" in text
+    assert "Old & <b>bold</b> https://example.org/ down timed out 150 ms" in text
+    assert "New https://example.org/ pending not checked yet" in text
+    assert "<b>bold" not in page
+    assert "hunter2" not in page
+    assert 'title="No answer in 5 s."' in page
+    assert "all 3" in text
+    assert "down 1" in text
+    assert "<title>1 down" in page
+
+
+def test_the_header_tells_the_truth_about_the_monitor(client: FlaskClient, redis: Redis) -> None:
+    alive(redis, "checks", "emails", "housekeeping")
+    record(redis, create(client), at=NOW - 2_000)
+    page = client.get("/").text
+    text = text_of(page)
+    assert re.search(r"workers alive 3 .*checking now 0 of 1 .*jobs waiting 1 .*scheduler's last tick \d s", text)
+    assert re.search(r"newest result \d+ s", text)
+    assert 'class="banner bad"' not in page
+    assert "stale" not in page
+
+
+def test_it_does_not_look_green_while_nothing_is_checked(client: FlaskClient, redis: Redis) -> None:
+    record(redis, create(client), at=NOW - 2_000)
+    page = client.get("/").text
+    text = text_of(page)
+    assert 'class="banner bad"' in page
+    assert 'class="stale"' in page
+    assert "<title>Not checking" in page
+    assert "no scheduler is running" in text
+    assert "no worker is alive on the queue checks" in text
+    assert "out of date" in text
+
+
+def test_warnings_are_told(client: FlaskClient, redis: Redis) -> None:
+    Store(redis).vitals.set_snapshot(error="the disk is full")
+    page = client.get("/").text
+    assert 'class="banner warning"' in page
+    assert "the disk is full" in page
+
+
+def test_a_filter_shows_one_status(client: FlaskClient, redis: Redis) -> None:
+    record(redis, create(client, title="Broken"), Verdict.DOWN, status_code=500, reason=Reason.STATUS)
+    create(client, title="Fresh")
+    text = text_of(client.get("/?status=down").text)
+    assert "Broken" in text
+    assert "Fresh" not in text
+    assert "No target is up." in text_of(client.get("/?status=up").text)
+
+
+def test_a_hundred_targets_are_a_page(client: FlaskClient) -> None:
+    targets = [{"endpoint": f"https://example.org/{number:03}"} for number in range(250)]
+    client.post("/status", json={"targets": targets})
+    seen, path = [], "/"
+    for _ in range(3):
+        page = client.get(path).text
+        seen += re.findall(r"<strong>(.*?)</strong>", page)
+        following = re.search(r'href="([^"]+)" rel="next"', page)
+        path = unescape(following.group(1)) if following else ""
+    assert seen == [target["endpoint"] for target in targets]
+    assert path == ""
+
+
+@pytest.mark.parametrize("query", ["status=fine", "cursor=x", "page=2"])
+def test_a_bad_query_is_refused(client: FlaskClient, query: str) -> None:
+    assert client.get(f"/?{query}").status_code == 422
+
+
+def test_without_redis_the_page_says_so(tmp_path: Path) -> None:
+    answer = client_on(f"unix://{tmp_path}/nobody.sock").get("/")
+    assert answer.status_code == 503
+    assert answer.mimetype == "text/html"
+    assert "Redis does not answer" in text_of(answer.text)
+
+
+def test_a_page_of_many_asks_redis_no_more_often_than_a_page_of_few(
+    client: FlaskClient, redis: Redis, valkey_url: str
+) -> None:
+    sends = []
+
+    class Counting(UnixDomainSocketConnection):
+        def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+            sends.append(command)
+            super().send_packed_command(command, check_health)  # type: ignore[no-untyped-call]
+
+    with Redis.from_url(valkey_url, connection_class=Counting) as counted:
+        page = create_app(Settings(_env_file=None, redis_url=valkey_url), counted).test_client()
+        create(client)
+        page.get("/")
+        sends.clear()
+        page.get("/")
+        few = len(sends)
+        client.post("/status", json={"targets": [{"endpoint": f"https://example.org/{n}"} for n in range(99)]})
+        sends.clear()
+        page.get("/")
+    assert len(sends) == few <= 20
+
+
+def test_ages_are_short() -> None:
+    ages = {None: "never", -5: "0 s", 4_900: "4 s", 60_000: "1 min", 3_600_000: "1 h 0 min", 11_100_000: "3 h 5 min"}
+    ages[8 * 86_400_000] = "8 d"
+    assert {age: ago(age) for age in ages} == ages
+
+
+def test_latencies_are_short() -> None:
+    assert [milliseconds(ms) for ms in (0.44, 9.96, 151.6, 12_345.0)] == ["0.4 ms", "10.0 ms", "152 ms", "12.3 s"]
+
+
+def test_the_bar_of_phases_is_their_share() -> None:
+    bar = phases({"wait": 60.0, "dns": 20.0, "transfer": 20.0})
+    assert [(phase.name, phase.start, phase.width) for phase in bar] == [
+        ("dns", 0, 20),
+        ("wait", 20, 60),
+        ("transfer", 80, 20),
+    ]
+    assert phases({}) == []

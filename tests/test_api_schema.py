@@ -1,0 +1,138 @@
+"""/openapi.json is true: schemathesis finds nothing, and the document holds what it should."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from redis import Redis
+
+from api.documents import ENDPOINT_PATTERN, TITLE_PATTERN, downgrade
+from shared.endpoint import check_endpoint, is_plain_text
+from tests.api_client import app_on, client_on, served
+
+TOKEN = "correct-horse"
+
+
+@pytest.mark.parametrize(
+    ("token", "phases"), [(None, "coverage,fuzzing,stateful"), (TOKEN, "coverage")], ids=["open", "with a token"]
+)
+def test_schemathesis_finds_nothing(
+    redis: Redis, valkey_url: str, tmp_path: Path, token: str | None, phases: str
+) -> None:
+    app = app_on(valkey_url, api_token=token, mail_recipients=("ops@example.org",))
+    with served(app) as url:
+        command = [str(Path(sys.executable).with_name("schemathesis")), "run", f"{url}/openapi.json", "--checks=all"]
+        command += [f"--phases={phases}", "--max-examples=10", "--seed=1", "--request-timeout=10", "--no-color"]
+        command += [f"--header=Authorization: Bearer {token}"] if token else []
+        run = subprocess.run(
+            command,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
+    assert "14 selected / 14 total" in run.stdout
+
+
+@pytest.fixture
+def document(redis: Redis, valkey_url: str) -> Any:
+    return client_on(valkey_url).get("/openapi.json").get_json()
+
+
+def test_every_route_of_the_contract_is_declared(document: Any) -> None:
+    declared = {(method.upper(), path) for path, operations in document["paths"].items() for method in operations}
+    assert declared == {
+        ("GET", "/status"),
+        ("POST", "/status"),
+        ("GET", "/status/queue"),
+        ("POST", "/status/queue"),
+        ("GET", "/emails"),
+        ("POST", "/emails"),
+        ("GET", "/api/v1/targets"),
+        ("POST", "/api/v1/targets"),
+        ("GET", "/api/v1/targets/{id}"),
+        ("PATCH", "/api/v1/targets/{id}"),
+        ("DELETE", "/api/v1/targets/{id}"),
+        ("GET", "/api/v1/targets/{id}/results"),
+        ("GET", "/api/v1/outbox"),
+        ("POST", "/api/v1/outbox/{id}/retry"),
+    }
+
+
+def test_one_schema_of_a_target_serves_both_doors(document: Any) -> None:
+    schemas = document["components"]["schemas"]
+    assert schemas["PostStatus"]["properties"]["targets"]["items"] == {"$ref": "#/components/schemas/Check"}
+    body = document["paths"]["/api/v1/targets"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert body == {"$ref": "#/components/schemas/Check"}
+
+
+def test_refusals_have_the_shape_of_their_door(document: Any) -> None:
+    for path, operations in document["paths"].items():
+        mimetype, model = (
+            ("application/problem+json", "Problem") if path.startswith("/api") else ("application/json", "Error")
+        )
+        for operation in operations.values():
+            refusals = {code: answer for code, answer in operation["responses"].items() if code >= "400"}
+            assert {"401", "403", "422", "500", "503"} <= set(refusals), path
+            for answer in refusals.values():
+                assert answer["content"] == {mimetype: {"schema": {"$ref": f"#/components/schemas/{model}"}}}
+
+
+def test_every_reference_leads_somewhere(document: Any) -> None:
+    names = set(re.findall(r"#/components/schemas/(\w+)", str(document)))
+    assert names <= set(document["components"]["schemas"])
+
+
+def test_the_token_is_declared_where_it_is_asked_for(redis: Redis, valkey_url: str, document: Any) -> None:
+    assert "security" not in document
+    client = client_on(valkey_url, api_token=TOKEN)
+    with_token = client.get("/openapi.json", headers={"Authorization": f"Bearer {TOKEN}"}).get_json()
+    assert with_token["security"] == [{"bearer": []}, {"basic": []}]
+    assert set(with_token["components"]["securitySchemes"]) == {"bearer", "basic"}
+
+
+def test_schemas_are_put_into_the_words_of_openapi_3_0() -> None:
+    schema = {
+        "title": "X",
+        "anyOf": [{"type": "integer", "minimum": 5.0, "title": "Y"}, {"type": "null"}],
+        "default": None,
+    }
+    assert downgrade(schema) == {"type": "integer", "minimum": 5, "nullable": True}
+    assert downgrade({"anyOf": [{"$ref": "#/x"}, {"type": "null"}]}) == {"allOf": [{"$ref": "#/x"}], "nullable": True}
+    assert downgrade({"const": 1}) == {"enum": [1]}
+    assert downgrade({"type": "null"}) == {"type": "object", "nullable": True, "enum": [None]}
+    assert downgrade({"properties": {"title": {"type": "string", "title": "Title"}}}) == {
+        "properties": {"title": {"type": "string"}}
+    }
+
+
+@settings(max_examples=300, derandomize=True, deadline=None, database=None)
+@given(st.from_regex(ENDPOINT_PATTERN, fullmatch=True).filter(lambda endpoint: len(endpoint) <= 2048))
+def test_an_endpoint_that_the_document_allows_is_allowed(endpoint: str) -> None:
+    assert check_endpoint(endpoint) == endpoint
+
+
+def test_a_title_that_the_document_forbids_is_forbidden() -> None:
+    for number in range(0x3000):
+        assert bool(re.match(TITLE_PATTERN, chr(number))) >= is_plain_text(chr(number)), hex(number)
+
+
+def test_the_docs_come_from_here_alone(redis: Redis, valkey_url: str) -> None:
+    client: FlaskClient = client_on(valkey_url)
+    page = client.get("/docs").text
+    links = re.findall(r'(?:src|href|data-url)="([^"]+)"', page)
+    assert len(links) >= 6
+    for link in links:
+        assert link.startswith("/"), link
+        with client.get(link) as answer:
+            assert answer.status_code == 200, link
