@@ -153,10 +153,10 @@ class SlotScheduler(Scheduler):  # type: ignore[misc]  # rq_scheduler ships no t
         seen = (vitals.orders(), vitals.birth())
         # A clock that was set back counts as a minute gone.
         if seen != self._reconciled or not 0 <= now - self._reconciled_at < _RECONCILE_SECONDS:
-            self.reconcile(now)
+            self.reconcile()
             self._reconciled, self._reconciled_at = seen, now
 
-    def reconcile(self, now: float) -> None:
+    def reconcile(self) -> None:
         """Make the schedule equal to the targets in the store: add what is missing, remove what nobody needs.
 
         What is there and right is left alone. Entries that are not ours are never touched.
@@ -165,6 +165,7 @@ class SlotScheduler(Scheduler):  # type: ignore[misc]  # rq_scheduler ships no t
         self._wanted = wanted(self.store.targets.intervals(), self._settings.default_http_interval, timeout)
         scheduled = self.connection.zrange(self.scheduled_jobs_key, 0, -1, withscores=True)
         present = {_name(raw): score for raw, score in scheduled}
+        now = self.store.vitals.now()  # not before the schedule was read, whose turns would look far away
         for name in sorted(present.keys() - self._wanted.keys()):
             if name.startswith("check-") and self._is_ours(name):
                 self._remove(name)
