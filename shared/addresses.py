@@ -17,6 +17,7 @@ _NEVER = [
         "169.254.0.0/16",  # link-local, and the metadata service of most clouds, RFC 3927
         "192.0.0.192/32",  # Oracle's metadata service
         "100.100.100.200/32",  # Alibaba's metadata service
+        "168.63.129.16/32",  # Azure's platform services
         "224.0.0.0/4",  # multicast, RFC 5771
         "240.0.0.0/4",  # reserved and broadcast, RFC 1112 and RFC 919
         "::/128",  # unspecified, RFC 4291

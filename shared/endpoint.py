@@ -64,7 +64,7 @@ def check_endpoint(endpoint: str) -> str:
     userinfo, _, hostport = authority.rpartition("@")
     if "@" in userinfo:
         raise ValueError("must not hold more than one '@' before the path")
-    if not userinfo.isascii():
+    if not userinfo.isascii() or "[" in userinfo or "]" in userinfo:
         raise ValueError("must percent-encode the user name and password")
     host, port = _split_port(hostport)
     _check_port(port)

@@ -21,7 +21,10 @@ from shared.store import Store
 from tests.api_client import client_on, record
 from tests.test_api_machines import alive
 
-NOW = int(time.time() * 1000)
+
+def now() -> int:
+    """Milliseconds since the epoch: read by each test, because a whole run takes minutes."""
+    return int(time.time() * 1000)
 
 
 @pytest.fixture
@@ -54,9 +57,15 @@ def test_every_target_is_a_row(client: FlaskClient, redis: Redis) -> None:
     up = create(client, title="Shop", endpoint="https://user:hunter2@shop.example/")
     down = create(client, title="Old & <b>bold</b>")
     create(client, title="New")
-    record(redis, up, at=NOW - 12_000)
+    record(redis, up, at=now() - 12_000)
     record(
-        redis, down, Verdict.DOWN, at=NOW - 5_000, status_code=None, reason=Reason.TIMEOUT, sentence="No answer in 5 s."
+        redis,
+        down,
+        Verdict.DOWN,
+        at=now() - 5_000,
+        status_code=None,
+        reason=Reason.TIMEOUT,
+        sentence="No answer in 5 s.",
     )
     page = client.get("/").text
     text = text_of(page)
@@ -73,7 +82,7 @@ def test_every_target_is_a_row(client: FlaskClient, redis: Redis) -> None:
 
 def test_the_header_tells_the_truth_about_the_monitor(client: FlaskClient, redis: Redis) -> None:
     alive(redis, "checks", "emails", "housekeeping")
-    record(redis, create(client), at=NOW - 2_000)
+    record(redis, create(client), at=now() - 2_000)
     page = client.get("/").text
     text = text_of(page)
     assert re.search(r"workers alive 3 .*checking now 0 of 1 .*jobs waiting 1 .*scheduler's last tick \d s", text)
@@ -83,7 +92,7 @@ def test_the_header_tells_the_truth_about_the_monitor(client: FlaskClient, redis
 
 
 def test_it_does_not_look_green_while_nothing_is_checked(client: FlaskClient, redis: Redis) -> None:
-    record(redis, create(client), at=NOW - 2_000)
+    record(redis, create(client), at=now() - 2_000)
     page = client.get("/").text
     text = text_of(page)
     assert 'class="banner bad"' in page
