@@ -8,7 +8,7 @@ T = TypeVar("T")
 _STEP_SECONDS = 0.02
 
 
-def eventually(condition: Callable[[], T], seconds: float = 10.0) -> T:
+def eventually(condition: Callable[[], T], seconds: float = 30.0) -> T:
     """What `condition` gives as soon as it gives something true; fails when that takes longer than `seconds`.
 
     An AssertionError inside `condition` counts as "not yet", and is what is reported in the end.
