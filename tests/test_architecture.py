@@ -116,7 +116,8 @@ def test_a_library_is_imported_at_its_home_only(library: str) -> None:
 
 # --- Redis ---------------------------------------------------------------------------------------------------------
 
-KNOW_REDIS = {"shared.store", "shared.queues", "worker.scheduler"}
+# The scheduler knows rq-scheduler's keys, and the pool's worker its own of rq.
+KNOW_REDIS = {"shared.store", "shared.queues", "worker.scheduler", "worker.pool"}
 COMMANDS = {name for name in dir(CoreCommands) if not name.startswith("_")} | {"pipeline", "execute_command"}
 CLIENTS = {"redis", "_redis", "connection", "_connection", "client", "pipe", "pipeline"}
 

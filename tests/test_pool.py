@@ -46,7 +46,7 @@ class Interrupted(Queue):
         return popped
 
 redis = Redis.from_url(sys.argv[1])
-kind = {"ours": worker.pool.CheckWorker, "stock": Worker}[sys.argv[2]]
+kind = {"ours": worker.pool.SteadyWorker, "stock": Worker}[sys.argv[2]]
 kind([Interrupted("checks", connection=redis)], connection=redis, queue_class=Interrupted).work()
 """
 
@@ -91,6 +91,16 @@ def release(redis: Redis, name: str) -> None:
 
 def is_finished(job: Job) -> bool:
     return job.get_status(refresh=True) == JobStatus.FINISHED
+
+
+def test_its_workers_are_seen_again_after_redis_was_emptied(folder: Path, redis: Redis, valkey_url: str) -> None:
+    redis.set("wanted", 2)
+    with start_pool(folder, valkey_url):
+        eventually(lambda: len(workers(redis)) == 2)
+        before = workers(redis)
+        redis.flushall()
+        redis.set("wanted", 2)
+        eventually(lambda: workers(redis) == before)
 
 
 def test_it_grows_and_shrinks_while_it_runs(folder: Path, redis: Redis, valkey_url: str) -> None:
@@ -173,7 +183,7 @@ def test_a_request_to_leave_between_the_pop_of_a_job_and_its_start_does_not_lose
         with running(folder, "-c", ONE_WORKER, valkey_url, kind, environment={}) as run:
             assert run.exit_code() == 0
         statuses[kind] = job.get_status(refresh=True)
-    # The second half says why CheckWorker is needed: rq leaves the job, popped and queued, to nobody.
+    # The second half says why SteadyWorker is needed: rq leaves the job, popped and queued, to nobody.
     assert statuses == {"ours": JobStatus.FINISHED, "stock": JobStatus.QUEUED}
     assert not Queue("checks", connection=redis).job_ids
 

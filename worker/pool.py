@@ -18,7 +18,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
-from rq import Queue, Worker
+from rq import Queue, Worker, worker_registration
 from rq.exceptions import StopRequested
 from rq.job import Job
 from rq.utils import now
@@ -33,7 +33,7 @@ TICK_SECONDS = 0.5
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class CheckWorker(Worker):
+class SteadyWorker(Worker):
     """An RQ worker that loses no job when it is asked to leave.
 
     rq raises out of whatever the worker does when the signal comes; between the pop of a job and its start that
@@ -65,11 +65,27 @@ class CheckWorker(Worker):
     def heartbeat(self, *args: Any, **kwargs: Any) -> None:
         try:
             super().heartbeat(*args, **kwargs)
+            self._register_again_if_forgotten()
         except (RedisConnectionError, RedisTimeoutError):
             # While Redis is away rq waits for it inside the dequeue, where nobody looks at the request.
             if self._stop_requested and not self.horse_pid:
                 raise StopRequested from None
             raise
+
+    def _register_again_if_forgotten(self) -> None:
+        """A Redis that was emptied, or away for longer than the key lives, has forgotten this worker.
+
+        rq's heartbeat would bring back the key with nothing in it but the heartbeat, and the worker would work on for
+        ever without being seen.
+        """
+        if self._is_horse or self.birth_date is None or self.connection.hexists(self.key, "pid"):
+            return
+        with self.connection.pipeline() as pipe:
+            pipe.hset(self.key, mapping=self.serialize())
+            pipe.hset(self.key, "state", self.get_state())
+            worker_registration.register(self, pipe)
+            pipe.expire(self.key, self.worker_ttl + 60)
+            pipe.execute()
 
     def teardown(self) -> None:
         # Without Redis nobody can be told; the worker's key expires by itself.
@@ -90,7 +106,7 @@ class ResizablePool(WorkerPool):
     """
 
     def __init__(self, queues: Iterable[str], connection: Redis, wanted: Callable[[], int]) -> None:
-        super().__init__(queues, connection=connection, num_workers=0, worker_class=CheckWorker)
+        super().__init__(queues, connection=connection, num_workers=0, worker_class=SteadyWorker)
         self.log = logging.getLogger(__name__)
         self._wanted = wanted
         self._leaving: set[str] = set()
@@ -214,7 +230,7 @@ def _run_worker(
     die_with_parent(pool_pid)
     connection = connect()
     try:
-        worker = CheckWorker(
+        worker = SteadyWorker(
             [Queue(queue, connection=connection) for queue in queue_names],
             name,
             connection=connection,
