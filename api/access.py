@@ -83,7 +83,10 @@ class StrictRequest(Request):
     def get_json(self, *_: object, **__: object) -> object:
         """The body, which must be one JSON object; raises RefusalError (415, 400, 413) also where Flask is silent."""
         _check_media_type(self)
-        body = self.get_data()
+        try:
+            body = self.get_data()
+        except OSError:  # gunicorn's, for chunks that are none.
+            raise RefusalError(400, "the body could not be read; it is not framed as its headers say") from None
         _check_length(len(body))
         try:
             document = strict_json.parse(body)

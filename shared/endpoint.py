@@ -55,6 +55,9 @@ def check_endpoint(endpoint: str) -> str:
     Literal addresses that no check may ever connect to are refused here already, so that the mistake is told at once;
     the probe judges again at the socket, where names and redirects are resolved.
     """
+    if MASK in endpoint:
+        # Somebody sends back what an answer showed; it would take the place of the secret.
+        raise ValueError(f"must not hold {MASK}, which stands for a secret that is not shown")
     if _REFUSED_CHARACTERS.search(endpoint) or not is_plain_text(endpoint):
         raise ValueError("must not hold spaces, control characters, backslashes, quotes or angle brackets")
     scheme, separator, rest = endpoint.partition("://")
@@ -158,12 +161,20 @@ def redact(endpoint: str) -> str:
     after, hash_sign, fragment = after.partition("#")
     path, question, query = after.partition("?")
     shown = f"{scheme}://{MASK + '@' if at else ''}{hostport}"
-    shown += "/".join(MASK if _looks_secret(segment) else segment for segment in path.split("/"))
+    shown += "/".join(_redact_segment(segment) for segment in path.split("/"))
     if question:
         shown += "?" + re.sub("[^&;]+", lambda parameter: _redact_parameter(parameter.group()), query)
     if hash_sign:
         shown += f"#{MASK}" if fragment else "#"
     return shown
+
+
+def _redact_segment(segment: str) -> str:
+    """A segment of the path, and its parameters behind semicolons, RFC 3986 3.3."""
+    first, *parameters = segment.split(";")
+    if _looks_secret(first):
+        return MASK
+    return ";".join([first, *map(_redact_parameter, parameters)])
 
 
 def _redact_parameter(parameter: str) -> str:

@@ -90,6 +90,14 @@ class Settings(BaseSettings):
                 raise ValueError("may hold 501, 502, 503 and 504 and nothing else")
         return codes
 
+    @field_validator("api_token")
+    @classmethod
+    def _is_plain_ascii(cls, token: SecretStr | None) -> SecretStr | None:
+        # Clients disagree over the bytes of anything else in a header.
+        if token is not None and not (token.get_secret_value().isascii() and token.get_secret_value().isprintable()):
+            raise ValueError("must hold printable ASCII characters only")
+        return token
+
     @field_validator("redis_url")
     @classmethod
     def _is_redis_url(cls, url: str | None) -> str | None:

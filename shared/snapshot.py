@@ -15,6 +15,7 @@ It holds the endpoints with their passwords, so it is written with mode 0600.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Iterable
@@ -83,14 +84,33 @@ def read(path: Path) -> bytes | None:
 def decode(content: bytes, path: Path) -> list[Saved]:
     """The targets in the file. Raises SnapshotError, which names the file, the target and the field."""
     try:
-        document = orjson.loads(content)
-    except orjson.JSONDecodeError as error:
+        orjson.loads(content)
+        # People write this file too, and a name that stands twice would hide what stands first.
+        document = json.loads(content, object_pairs_hook=_once)
+    except _TwiceError as error:
+        raise SnapshotError(f"{path}: names {error} twice in one object") from None
+    except (ValueError, RecursionError) as error:
         raise SnapshotError(f"{path}: is not complete JSON: {error}") from None
     if not isinstance(document, dict) or not isinstance(document.get("targets"), list):
         raise SnapshotError(f'{path}: is not a snapshot: it must be an object with a list "targets"')
+    if unknown := sorted(document.keys() - {"format", "written_at", "targets"}):
+        raise SnapshotError(f"{path}: holds {unknown[0]!r}, which no snapshot has")
     if document.get("format", FORMAT) != FORMAT:
         raise SnapshotError(f"{path}: has format {document['format']!r}, and this program reads format {FORMAT}")
     return [_saved(entry, f"{path}: targets[{index}]") for index, entry in enumerate(document["targets"])]
+
+
+class _TwiceError(ValueError):
+    """The text is the name that stands twice."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise _TwiceError(repr(name[:40]))
+        found[name] = value
+    return found
 
 
 def _saved(entry: Any, where: str) -> Saved:

@@ -398,7 +398,7 @@ REDACTED = {
     f"https://example.org/%6b%37{TOKEN[2:]}": "https://example.org/***",
     f"https://example.org/?id=%6b%37{TOKEN[2:]}": "https://example.org/?id=***",
     f"https://example.org/a.{TOKEN}.b": "https://example.org/***",
-    f"https://example.org/x;jsessionid={TOKEN}": "https://example.org/***",
+    f"https://example.org/x;jsessionid={TOKEN}": "https://example.org/x;jsessionid=***",
     "https://example.org/#access_token=x": "https://example.org/#***",
     "https://example.org/?to=https://u:pw@other.example/": "https://example.org/?to=***",
 }
