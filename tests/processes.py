@@ -84,15 +84,20 @@ class Run:
 
 @contextmanager
 def running(folder: Path, *arguments: str, environment: Mapping[str, str]) -> Iterator[Run]:
-    """A Run that is killed at the end, with all that descends from it."""
+    """A Run that is killed at the end, with all that descends from it; its log is shown where a test fails."""
     run = Run(folder, *arguments, environment=environment)
     try:
         yield run
+    except BaseException:
+        print(run.log)
+        raise
     finally:
         # Twice, because one of them may have been about to make another.
         run.kill_all()
         run.kill_all()
         run.process.wait()
+        # A worker that is about to die may still be handed the first job of the next test.
+        run.leaves_nothing()
 
 
 @contextmanager

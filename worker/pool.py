@@ -31,6 +31,7 @@ from worker.lifeline import die_with_parent
 
 TICK_SECONDS = 0.5
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_REDIS_IS_AWAY = (RedisConnectionError, RedisTimeoutError)
 
 
 class SteadyWorker(Worker):
@@ -39,6 +40,9 @@ class SteadyWorker(Worker):
     rq raises out of whatever the worker does when the signal comes; between the pop of a job and its start that
     leaves the job in no queue for some twenty minutes. This one looks at the request between two pops, which wait a
     second at the most. A second signal changes nothing: who wants to kill it has SIGKILL.
+
+    Nor does it end when Redis goes away at a moment that rq is not prepared for: while it says that it is idle, looks
+    whether it is suspended, cleans up, or says that it lives.
     """
 
     max_connection_wait_time = 5.0
@@ -66,11 +70,24 @@ class SteadyWorker(Worker):
         try:
             super().heartbeat(*args, **kwargs)
             self._register_again_if_forgotten()
-        except (RedisConnectionError, RedisTimeoutError):
+        except _REDIS_IS_AWAY:
+            if self.horse_pid:
+                raise
             # While Redis is away rq waits for it inside the dequeue, where nobody looks at the request.
-            if self._stop_requested and not self.horse_pid:
+            if self._stop_requested:
                 raise StopRequested from None
-            raise
+
+    def set_state(self, state: str, pipeline: Any = None) -> None:
+        with suppress(*_REDIS_IS_AWAY):
+            super().set_state(state, pipeline)
+
+    def check_for_suspension(self, burst: bool) -> None:
+        with suppress(*_REDIS_IS_AWAY):
+            super().check_for_suspension(burst)
+
+    def run_maintenance_tasks(self) -> None:
+        with suppress(*_REDIS_IS_AWAY):
+            super().run_maintenance_tasks()  # type: ignore[no-untyped-call]
 
     def _register_again_if_forgotten(self) -> None:
         """A Redis that was emptied, or away for longer than the key lives, has forgotten this worker.
@@ -89,7 +106,7 @@ class SteadyWorker(Worker):
 
     def teardown(self) -> None:
         # Without Redis nobody can be told; the worker's key expires by itself.
-        with suppress(RedisConnectionError, RedisTimeoutError):
+        with suppress(*_REDIS_IS_AWAY):
             super().teardown()  # type: ignore[no-untyped-call]
 
     def setup_work_horse_signals(self) -> None:
