@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from urllib.parse import unquote_plus, urlsplit
+from collections.abc import Iterator
+from urllib.parse import unquote, unquote_plus, urlsplit
 
 import idna
 from urllib3.exceptions import LocationParseError
@@ -20,7 +21,7 @@ from shared.addresses import is_forbidden, parse_address
 _REFUSED_CHARACTERS = re.compile(r"[\s\x00-\x20\x7f\\<>\"`\u0080-\u00a0]")
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECASE)
 _LOOKS_NUMERIC = re.compile(r"(?:0x[0-9a-f]*|[0-9]+)", re.IGNORECASE)
-_SECRET_NAME = re.compile(r"token|key|secret|pass|pwd|auth|sig|cred|session|jwt|^code$", re.IGNORECASE)
+_SECRET_NAME = re.compile(r"token|key|secret|pass|pwd|auth|sig|cred|session|jwt|^(?:code|otp|pin|sid)$", re.IGNORECASE)
 _LONG_RANDOM = re.compile(r"(?<![\w-])(?=[A-Za-z_-]*[0-9])(?=[0-9_-]*[A-Za-z])[A-Za-z0-9_-]{24,}", re.ASCII)
 _USERINFO = re.compile(r"//[^/]*@")
 _BIDI = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
@@ -172,20 +173,66 @@ def redact(endpoint: str) -> str:
 def _redact_segment(segment: str) -> str:
     """A segment of the path, and its parameters behind semicolons, RFC 3986 3.3."""
     first, *parameters = segment.split(";")
-    if _looks_secret(first):
+    if looks_secret(first):
         return MASK
     return ";".join([first, *map(_redact_parameter, parameters)])
 
 
 def _redact_parameter(parameter: str) -> str:
     name, _, value = parameter.partition("=")
-    if _looks_secret(name):
+    if looks_secret(name):
         return MASK
-    if value and (_SECRET_NAME.search(unquote_plus(name)) or _looks_secret(value)):
+    if value and (names_secret(unquote_plus(name)) or looks_secret(value)):
         return f"{name}={MASK}"
     return parameter
 
 
-def _looks_secret(text: str) -> bool:
+def userinfo_of(url: str) -> str:
+    """The user name and password of a URL as they stand there; empty where there are none. Raises nothing."""
+    authority = re.split(r"[/?#]", url.partition("://")[2], maxsplit=1)[0]
+    return authority.rpartition("@")[0]
+
+
+def secret_parts(endpoint: str) -> Iterator[str]:
+    """What :func:`redact` masks of a URL that is sent, each as it stands there and decoded. Raises nothing."""
+    userinfo = userinfo_of(endpoint)
+    sent = endpoint.partition("://")[2].partition("#")[0]
+    path, _, query = sent[len(userinfo) :].partition("?")
+    segments = [segment.split(";") for segment in path.split("/")[1:]]
+    found = userinfo.split(":", 1) + [segment[0] for segment in segments if looks_secret(segment[0])]
+    for parameter in [each for segment in segments for each in segment[1:]] + re.split("[&;]", query):
+        name, _, value = parameter.partition("=")
+        if looks_secret(name):
+            found += [name, value]
+        elif names_secret(unquote_plus(name)) or looks_secret(value):
+            found.append(value)
+    for each in filter(None, found):
+        yield from {each, unquote(each), unquote_plus(each)}
+
+
+def names_secret(name: str) -> bool:
+    """Whether something of this name is likely to be a credential."""
+    return bool(_SECRET_NAME.search(name))
+
+
+def looks_secret(text: str) -> bool:
+    """Whether a text holds a long random word, or a URL with a user name."""
     plain = unquote_plus(text)
     return bool(_LONG_RANDOM.search(plain) or _USERINFO.search(plain))
+
+
+def is_secret_header(name: str) -> bool:
+    """Whether a header of this name holds a credential or a cookie."""
+    return "cookie" in name.lower() or names_secret(name.lower())
+
+
+def is_credential(value: str) -> bool:
+    """Whether a header's value is one of RFC 7617 or 6750, whatever the header's name."""
+    return value.lower().startswith(("basic ", "bearer "))
+
+
+def redact_header(name: str, value: str) -> str:
+    """A header's value as it may be shown: credentials and cookies are masked, by the name or the look."""
+    if is_secret_header(name) or looks_secret(value) or is_credential(value):
+        return MASK
+    return redact(value) if value.startswith(("http://", "https://")) else value

@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
-from pydantic.functional_validators import AfterValidator
-
-from shared.endpoint import check_endpoint, check_title, redact
+from shared.check import Check
+from shared.endpoint import redact
 
 
 class MonitorError(Exception):
@@ -22,38 +20,6 @@ class MonitorError(Exception):
 
 
 # --- what to check -------------------------------------------------------------------------------------------------
-
-RETRYABLE_CODES = (501, 502, 503, 504)
-
-Title = Annotated[StrictStr, Field(max_length=200), AfterValidator(check_title)]
-Endpoint = Annotated[StrictStr, Field(min_length=1, max_length=2048), AfterValidator(check_endpoint)]
-StatusCode = Annotated[StrictInt, Field(ge=100, le=599)]
-IntervalSeconds = Annotated[StrictInt, Field(ge=5, le=86_400)]
-LONGEST_TIMEOUT_SECONDS = 300
-TimeoutSeconds = Annotated[StrictInt | StrictFloat, Field(gt=0, le=LONGEST_TIMEOUT_SECONDS, allow_inf_nan=False)]
-BackoffFactor = Annotated[StrictInt | StrictFloat, Field(ge=0, le=120, allow_inf_nan=False)]
-Retries = Annotated[StrictInt, Field(ge=0, le=3)]
-ErrorCode = Literal[501, 502, 503, 504]
-
-
-class Check(BaseModel):
-    """How one endpoint is checked, in the words of ``POST /status``; the one schema of both doors and the snapshot.
-
-    A field that is ``None`` follows the setting of the same meaning (``DEFAULT_HTTP_INTERVAL`` and so on), also when
-    that setting changes later.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    title: Title | None = None
-    endpoint: Endpoint
-    expected_http_code: StatusCode | None = None
-    interval: IntervalSeconds | None = Field(default=None, description="Seconds between two checks.")
-    timeout: TimeoutSeconds | None = Field(default=None, description="Seconds that one attempt may take as a whole.")
-    retries: Retries | None = Field(default=None, description="Further attempts after the first.")
-    backoff_factor: BackoffFactor | None = Field(default=None, description="urllib3's Retry(backoff_factor), seconds.")
-    error_codes: tuple[ErrorCode, ...] | None = Field(default=None, description="Status codes worth another attempt.")
-    paused: StrictBool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +60,18 @@ class Reason(StrEnum):
     TOO_MANY_REDIRECTS = "too_many_redirects"
     STATUS = "status"
     BLOCKED = "blocked"
+    ASSERTION = "assertion"
     INTERNAL = "internal"
 
 
 class Verdict(StrEnum):
-    """What one check says of its target; ``unknown`` is a fault of the monitor's own."""
+    """What one check says of its target.
+
+    ``degraded`` is up, but slower than the target wants; ``unknown`` is a fault of the monitor's own.
+    """
 
     UP = "up"
+    DEGRADED = "degraded"
     DOWN = "down"
     UNKNOWN = "unknown"
 
@@ -135,6 +106,47 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
+class CertificateSeen:
+    """The server's own certificate, as far as people want to know it; times are ms since the epoch."""
+
+    subject: str
+    issuer: str
+    not_before: int
+    not_after: int
+    sha256: str
+
+    def document(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerSeen:
+    """What was seen of the last answer of a check, without its secrets."""
+
+    redirects: tuple[str, ...] = ()
+    """The URLs that were followed to, in order, redacted."""
+    certificate: CertificateSeen | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+    """Of the answer, redacted; at most 50, each value cut to 256 characters."""
+    body: str | None = None
+    """The first 2 KiB, decoded safely and redacted; only of failures."""
+    body_bytes: int | None = None
+    """How many bytes were read of the decoded body."""
+
+    def document(self) -> dict[str, Any]:
+        """The fields above as JSON, what is not known left out."""
+        return _without_nones(
+            {
+                "redirects": list(self.redirects) or None,
+                "certificate": self.certificate.document() if self.certificate else None,
+                "headers": [list(pair) for pair in self.headers] or None,
+                "body": self.body,
+                "body_bytes": self.body_bytes,
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class CheckResult:
     """What one check saw: its attempts, and the verdict over the last of them."""
 
@@ -149,6 +161,10 @@ class CheckResult:
     reason: Reason | None = None
     sentence: str | None = None
     """For people, one plain sentence of ours without any secret: what was wrong. None when all was well."""
+    answer: AnswerSeen | None = None
+    """What was seen of the last answer; kept whole as evidence of a failure, and as a summary of a success."""
+    unusual: str | None = None
+    """For people: how the time differs from what is usual for this target. None when it does not."""
 
     @property
     def last(self) -> Attempt | None:
@@ -178,8 +194,8 @@ class CheckResult:
         """The result as JSON, as events, the API and the target's latest result show it.
 
         Fields: scheduled_at, started_at, finished_at (milliseconds since the epoch), verdict, status_code,
-        elapsed_ms, phases, bottleneck, reason, sentence, address, attempts (a list of :meth:`Attempt.document`).
-        What is not known is left out.
+        elapsed_ms, phases, bottleneck, reason, sentence, unusual, address, attempts (a list of
+        :meth:`Attempt.document`). What is not known is left out.
         """
         last = self.last
         return _without_nones(
@@ -194,6 +210,7 @@ class CheckResult:
                 "bottleneck": self.bottleneck,
                 "reason": self.reason,
                 "sentence": self.sentence,
+                "unusual": self.unusual,
                 "address": last.address if last else None,
                 "attempts": [attempt.document() for attempt in self.attempts],
             }
@@ -212,6 +229,7 @@ class Status(StrEnum):
 
     PENDING = "pending"
     UP = "up"
+    DEGRADED = "degraded"
     DOWN = "down"
     UNKNOWN = "unknown"
     PAUSED = "paused"
@@ -280,7 +298,8 @@ class Alert:
     """When the check that flipped the state ended."""
     began_at: int
     """When the incident began."""
-    expected: int
+    expected: int | str
+    """The code, or codes and ranges: ``200-299, 404``."""
     got: int | None
     reason: str | None = None
     sentence: str | None = None
@@ -313,6 +332,12 @@ class Report:
     down_in_all: int
 
 
+def _failures(state: State, status: Status) -> int:
+    if status is Status.UNKNOWN:
+        return state.failures
+    return state.failures + 1 if status is Status.DOWN else 0
+
+
 def advance(state: State, result: CheckResult) -> tuple[State, Flip | None]:
     """The rule of state: what is believed after ``result``, and the flip if the status changed.
 
@@ -320,6 +345,7 @@ def advance(state: State, result: CheckResult) -> tuple[State, Flip | None]:
     verdict   new status                         told to people
     ========  =================================  ==================================================
     up        up                                 when an incident is open: it closes
+    degraded  degraded                           as up: slow is not down
     down      down                               when no incident is open: one opens
     unknown   unknown                            never; an open incident stays open
     ========  =================================  ==================================================
@@ -335,13 +361,13 @@ def advance(state: State, result: CheckResult) -> tuple[State, Flip | None]:
     if status is Status.DOWN and incident is None:
         opens = incident = f"{result.target_id}-{flips}"
         down_at = result.started_at
-    elif status is Status.UP and incident is not None:
+    elif status in (Status.UP, Status.DEGRADED) and incident is not None:
         closes, incident, down_at = incident, None, None
     after = State(
         status=status,
         since=result.started_at if changed else state.since,
         flips=flips,
-        failures=state.failures + 1 if status is Status.DOWN else 0 if status is Status.UP else state.failures,
+        failures=_failures(state, status),
         checked_at=result.started_at,
         incident=incident,
         down_at=down_at,

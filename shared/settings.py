@@ -16,7 +16,9 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from shared.monitor import RETRYABLE_CODES, Check, MonitorError
+from shared.check import RETRYABLE_CODES, Check
+from shared.endpoint import check_endpoint
+from shared.monitor import MonitorError
 
 _LONGEST_SOCKET_PATH = 100  # sun_path of unix(7) holds 108 bytes
 
@@ -74,8 +76,10 @@ class Settings(BaseSettings):
     mail_recipients: Annotated[tuple[MailAddress, ...], NoDecode] = ()
     alert_group_wait: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 10.0
     block_private_networks: bool = False
+    max_per_host: Annotated[int, Field(ge=1, le=1000)] = 10
+    canary_urls: Annotated[tuple[Annotated[str, AfterValidator(check_endpoint)], ...], NoDecode] = ()
 
-    @field_validator("api_allowed_hosts", "default_error_codes", "mail_recipients", mode="before")
+    @field_validator("api_allowed_hosts", "canary_urls", "default_error_codes", "mail_recipients", mode="before")
     @classmethod
     def _split_commas(cls, value: Any) -> Any:
         if isinstance(value, str):
@@ -167,6 +171,18 @@ class Settings(BaseSettings):
     def expected_code(self, check: Check) -> int:
         return check.expected_http_code if check.expected_http_code is not None else self.default_http_status_code
 
+    def expected_number(self, check: Check) -> int:
+        """One of the status codes that the target expects."""
+        return check.expected_number(self.default_http_status_code)
+
+    def expects(self, check: Check, code: int) -> bool:
+        """Whether the status code is one that the target expects."""
+        return check.expects(code, self.default_http_status_code)
+
+    def expectation(self, check: Check) -> str:
+        """What the target expects, for people."""
+        return check.expectation(self.default_http_status_code)
+
 
 def read_settings(**overrides: Any) -> Settings:
     """The settings of this process, from its environment and ``.env``; ``overrides`` are for tests and tools.
@@ -187,7 +203,7 @@ def _sentence(problem: Any) -> str:
     if not problem["loc"]:
         return str(message)
     name = str(problem["loc"][0]).upper()
-    hidden = name in ("API_TOKEN", "MAIL_PASSWORD", "REDIS_URL")
+    hidden = name in ("API_TOKEN", "CANARY_URLS", "MAIL_PASSWORD", "REDIS_URL")
     value = "" if hidden else f" (it is {problem['input']!r})"
     return f"{name}: {message}{value}"
 

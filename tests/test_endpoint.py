@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from urllib3.util import parse_url
 
-from shared.endpoint import check_endpoint, check_title, redact
-from shared.monitor import Check
+from shared.check import Check
+from shared.endpoint import check_endpoint, check_title, redact, secret_parts
 
 CHARACTERS = "must not hold spaces, control characters"
 SCHEME = "must begin with http:// or https://"
@@ -425,6 +425,23 @@ def test_a_secret_in_an_endpoint_is_not_shown(endpoint: str, shown: str) -> None
 @pytest.mark.parametrize("endpoint", HARMLESS)
 def test_an_endpoint_without_secrets_is_shown_as_it_is(endpoint: str) -> None:
     assert redact(endpoint) == endpoint
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "parts"),
+    [
+        ("https://example.org/a;b=c?d=e#token=f", set()),
+        ("https://an%40na:p%2Fw@example.org/", {"an%40na", "an@na", "p%2Fw", "p/w"}),
+        ("https://example.org/a;token=x1/b?a=1;key=x2&%6bey=x+3", {"x1", "x2", "x+3", "x 3"}),
+        ("https://example.org/0123456789abcdef01234567", {"0123456789abcdef01234567"}),
+        ("https://example.org?0123456789abcdef01234567", {"0123456789abcdef01234567"}),
+        ("https://[", set()),
+        ("", set()),
+    ],
+)
+def test_the_secret_parts_of_an_endpoint_are_those_that_are_not_shown(endpoint: str, parts: set[str]) -> None:
+    assert set(secret_parts(endpoint)) == parts
+    assert not any(part in redact(endpoint) for part in parts)
 
 
 SECRETS = st.text(string.ascii_letters + string.digits, min_size=24, max_size=40).filter(

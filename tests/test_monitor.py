@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from shared.check import Check
 from shared.monitor import (
     Alert,
     Attempt,
-    Check,
     CheckResult,
     Flip,
     Reason,
@@ -26,7 +26,7 @@ from shared.monitor import (
     advance,
 )
 
-UP, DOWN, UNKNOWN = Verdict.UP, Verdict.DOWN, Verdict.UNKNOWN
+UP, DEGRADED, DOWN, UNKNOWN = Verdict.UP, Verdict.DEGRADED, Verdict.DOWN, Verdict.UNKNOWN
 ID = "3f0c2a9d1b7e4f65"
 
 
@@ -63,6 +63,16 @@ RULE = [
     (Status.UP, NONE, UP, Status.UP, NONE, None),
     (Status.UP, NONE, DOWN, Status.DOWN, OPEN, "opens"),
     (Status.UP, NONE, UNKNOWN, Status.UNKNOWN, NONE, None),
+    (Status.PENDING, NONE, DEGRADED, Status.DEGRADED, NONE, None),
+    (Status.PENDING, OPEN, DEGRADED, Status.DEGRADED, NONE, "closes"),
+    (Status.UP, NONE, DEGRADED, Status.DEGRADED, NONE, None),  # slow is not down: nobody is told
+    (Status.DEGRADED, NONE, UP, Status.UP, NONE, None),
+    (Status.DEGRADED, NONE, DEGRADED, Status.DEGRADED, NONE, None),
+    (Status.DEGRADED, NONE, DOWN, Status.DOWN, OPEN, "opens"),
+    (Status.DEGRADED, NONE, UNKNOWN, Status.UNKNOWN, NONE, None),
+    (Status.DOWN, OPEN, DEGRADED, Status.DEGRADED, NONE, "closes"),
+    (Status.UNKNOWN, NONE, DEGRADED, Status.DEGRADED, NONE, None),
+    (Status.UNKNOWN, OPEN, DEGRADED, Status.DEGRADED, NONE, "closes"),
     (Status.DOWN, OPEN, UP, Status.UP, NONE, "closes"),
     (Status.DOWN, OPEN, DOWN, Status.DOWN, OPEN, None),
     (Status.DOWN, OPEN, UNKNOWN, Status.UNKNOWN, OPEN, None),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from shared.monitor import Check
+from shared.check import Check
 from shared.settings import Settings, SettingsError, read_settings
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -49,6 +49,8 @@ DEFAULTS = {
     "MAIL_RECIPIENTS": (),
     "ALERT_GROUP_WAIT": 10,
     "BLOCK_PRIVATE_NETWORKS": False,
+    "MAX_PER_HOST": 10,
+    "CANARY_URLS": (),
 }
 
 
