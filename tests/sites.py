@@ -1,5 +1,7 @@
 """Small real servers for tests: :class:`Site` speaks HTTP as the test writes it, :class:`RawServer` breaks it.
 
+:class:`HttpProxy` and :class:`SocksProxy` forward to them, :class:`Http2Site` speaks HTTP/2.
+
 Each listens on 127.0.0.1 at a free port, serves every connection in a thread of its own, and leaves nothing running
 when its ``with`` block ends.
 
@@ -13,15 +15,22 @@ when its ``with`` block ends.
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 import struct
 import threading
+from base64 import b64encode
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Self
+from urllib.parse import urlsplit
+
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import RequestReceived
 
 Handler = Callable[[socket.socket], None]
 
@@ -50,7 +59,9 @@ class RawServer:
     ``server.closing.wait()``): both end when the server does. An OSError that it meets is the peer's leaving.
     """
 
-    def __init__(self, handler: Handler | None = None, *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, handler: Handler | None = None, *, tls: ssl.SSLContext | None = None, address: str = "127.0.0.1"
+    ) -> None:
         self.closing = threading.Event()
         self.connections = 0
         """How many there were."""
@@ -59,7 +70,9 @@ class RawServer:
         self._open: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        self._address = address
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self._listener = socket.create_server((address, 0), family=family, backlog=1024)
         self.port: int = self._listener.getsockname()[1]
 
     @property
@@ -78,7 +91,7 @@ class RawServer:
 
     def close(self) -> None:
         self.closing.set()
-        socket.create_connection(("127.0.0.1", self.port)).close()  # Wakes the thread that accepts.
+        socket.create_connection((self._address, self.port)).close()  # Wakes the thread that accepts.
         with self._lock:
             for connection in self._open:
                 _shut(connection)
@@ -141,6 +154,7 @@ class Received:
     query: str
     headers: dict[str, str]
     body: bytes
+    version: str = "HTTP/1.1"
 
 
 @dataclass(frozen=True)
@@ -150,10 +164,15 @@ class Answer:
     headers: Sequence[tuple[str, str]] = ()
     delay_seconds: float = 0.0
     """How long to wait before the first byte."""
+    version: str = "1.1"
 
     def encode(self) -> bytes:
         phrase = HTTPStatus(self.status).phrase if self.status in HTTPStatus._value2member_map_ else "Unknown"
-        lines = [f"HTTP/1.1 {self.status} {phrase}", f"Content-Length: {len(self.body)}", "Connection: close"]
+        lines = [
+            f"HTTP/{self.version} {self.status} {phrase}",
+            f"Content-Length: {len(self.body)}",
+            "Connection: close",
+        ]
         lines += [f"{name}: {value}" for name, value in self.headers]
         return "\r\n".join([*lines, "", ""]).encode() + self.body
 
@@ -171,8 +190,14 @@ class Site(RawServer):
     ``requests`` is everything that was asked, in order. With ``tls``, a context that trustme configured, it is https.
     """
 
-    def __init__(self, routes: dict[str, Route] | None = None, *, tls: ssl.SSLContext | None = None) -> None:
-        super().__init__(self._answer, tls=tls)
+    def __init__(
+        self,
+        routes: dict[str, Route] | None = None,
+        *,
+        tls: ssl.SSLContext | None = None,
+        address: str = "127.0.0.1",
+    ) -> None:
+        super().__init__(self._answer, tls=tls, address=address)
         self.routes: dict[str, Route] = routes if routes is not None else {"/": Answer(200, b"fine")}
         self.requests: list[Received] = []
 
@@ -186,12 +211,12 @@ class Site(RawServer):
             return
         head, _, body = raw.partition(b"\r\n\r\n")
         first, *lines = head.decode("latin-1").split("\r\n")
-        method, target, _ = first.split(" ", 2)
+        method, target, version = first.split(" ", 2)
         headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         while len(body) < int(headers.get("content-length", 0)):
             body += connection.recv(65536)
         path, _, query = target.partition("?")
-        request = Received(method, path, query, headers, body)
+        request = Received(method, path, query, headers, body, version)
         with self._lock:
             self.requests.append(request)
             route = self.routes.get(path, Answer(404))
@@ -202,3 +227,111 @@ class Site(RawServer):
         if answer.delay_seconds:
             self.closing.wait(answer.delay_seconds)
         connection.sendall(answer.encode())
+
+
+def _join(one: socket.socket, other: socket.socket) -> None:
+    """Copies both ways until either side ends."""
+    both = [one, other]
+    while True:
+        for ready in select.select(both, [], [])[0]:
+            chunk = ready.recv(65536)
+            if not chunk:
+                return
+            (other if ready is one else one).sendall(chunk)
+
+
+class HttpProxy(RawServer):
+    """An HTTP proxy: CONNECT, and requests with a whole URL. With ``credentials``, "name:password", it wants them.
+
+    ``heads`` are the headers of what it was asked, as they came. Whatever name it is asked for, it goes to 127.0.0.1.
+    """
+
+    def __init__(
+        self, *, credentials: str | None = None, refusal: int | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
+        super().__init__(self._forward, tls=tls)
+        self.heads: list[str] = []
+        self._credentials = credentials
+        self._refusal = refusal
+
+    def _forward(self, connection: socket.socket) -> None:
+        raw = read_request(connection)
+        if not raw:
+            return
+        head = raw.partition(b"\r\n\r\n")[0].decode("latin-1")
+        self.heads.append(head)
+        wanted = b64encode((self._credentials or "").encode()).decode()
+        if self._credentials and f"proxy-authorization: basic {wanted}".lower() not in head.lower():
+            connection.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+            return
+        if self._refusal:
+            connection.sendall(f"HTTP/1.1 {self._refusal} No\r\nX-Proxy: yes\r\nContent-Length: 0\r\n\r\n".encode())
+            return
+        method, place, _ = head.split(" ", 2)
+        is_tunnel = method == "CONNECT"
+        port = int((place if is_tunnel else urlsplit(place).netloc).rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port)) as onward:
+            if is_tunnel:
+                connection.sendall(b"HTTP/1.1 200 Connection established\r\nX-Proxy: yes\r\n\r\n")
+            else:
+                path = urlsplit(place)._replace(scheme="", netloc="").geturl()
+                onward.sendall(raw.replace(place.encode(), path.encode(), 1))
+            _join(connection, onward)
+
+
+class SocksProxy(RawServer):
+    """A SOCKS5 proxy (RFC 1928), without a sign-in. ``asked`` is what it was asked for: ``("name", "x.example")``.
+
+    It goes to 127.0.0.1, whatever it was asked for, or answers with ``reply``.
+    """
+
+    def __init__(self, *, reply: int = 0) -> None:
+        super().__init__(self._forward)
+        self.asked: list[tuple[str, str]] = []
+        self._reply = reply
+
+    def _forward(self, connection: socket.socket) -> None:
+        _, methods = connection.recv(2)
+        connection.recv(methods)
+        connection.sendall(b"\x05\x00")
+        kind = connection.recv(4)[3]
+        if kind == 3:
+            name = connection.recv(connection.recv(1)[0]).decode()
+            self.asked.append(("name", name))
+        else:
+            family, length = (socket.AF_INET, 4) if kind == 1 else (socket.AF_INET6, 16)
+            self.asked.append(("address", socket.inet_ntop(family, connection.recv(length))))
+        port = int.from_bytes(connection.recv(2), "big")
+        connection.sendall(bytes([5, self._reply, 0, 1, 0, 0, 0, 0, 0, 0]))
+        if self._reply:
+            return
+        with socket.create_connection(("127.0.0.1", port)) as onward:
+            _join(connection, onward)
+
+
+class Http2Site(RawServer):
+    """Speaks HTTP/2, with TLS as ALPN has it, without TLS at once; every path answers 200 and ``body``.
+
+    ``requests`` is everything that was asked, ``:authority`` standing for the host.
+    """
+
+    def __init__(self, body: bytes = b"fine", *, tls: ssl.SSLContext | None = None) -> None:
+        if tls is not None:
+            tls.set_alpn_protocols(["h2"])
+        super().__init__(self._answer, tls=tls)
+        self.requests: list[Received] = []
+        self._body = body
+
+    def _answer(self, connection: socket.socket) -> None:
+        http2 = H2Connection(H2Configuration(client_side=False, header_encoding="utf-8"))
+        http2.initiate_connection()
+        connection.sendall(http2.data_to_send())
+        while received := connection.recv(65536):
+            for event in http2.receive_data(received):
+                if isinstance(event, RequestReceived) and event.stream_id is not None:
+                    headers = {str(name): str(value) for name, value in event.headers or ()}
+                    method, path = headers[":method"], headers[":path"]
+                    self.requests.append(Received(method, path, "", headers, b"", "HTTP/2"))
+                    http2.send_headers(event.stream_id, [(":status", "200"), ("server", "two")])
+                    http2.send_data(event.stream_id, self._body, end_stream=True)
+            connection.sendall(http2.data_to_send())

@@ -11,8 +11,10 @@ import socket
 from dataclasses import dataclass
 
 import pycurl
+from urllib3.exceptions import HTTPError
 
 from shared.monitor import Reason
+from worker.probe.certificate import Chain, certificate_sentence
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,8 @@ class Failure:
     reason: Reason
     sentence: str
     phase: str | None = None
+    unanswered_name: str | None = None
+    """The name for which no name server answered, which may be a fault of ours: see name_servers.py."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,38 @@ class Circumstances:
     """OpenSSL's X509_V_ERR number."""
     peer: str | None
     """The address that was tried last, with its port."""
+    also_tried: tuple[str, ...] = ()
+    """The addresses before it. The numbers may belong to any of them."""
+    is_interim: bool = False
+    """Whether all that came was an interim answer, RFC 9110 15.2."""
+    chain: Chain | None = None
+    """The certificates that the server sent, where they were asked for."""
+    now: int = 0
+    """Milliseconds since the epoch."""
+    is_http2_wanted: bool = False
 
+
+CUT = pycurl.E_ABORTED_BY_CALLBACK
+"""Not libcurl's own here: the watchdog ended the transfer."""
+
+MANY_MEMBERS = "Multi-member gzip"
+"""libcurl's words for a gzip body that goes on behind the end of its first member, as RFC 1952 2.2 allows."""
+
+FAULTS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    HTTPError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    pycurl.error,
+)
+"""What a bug or an exhausted machine may raise while one target is handled: that target's result is ``internal``. The
+list is spelled out because rq's JobTimeoutException, an ordinary Exception, must get through."""
 
 # Faults of the machine that the monitor runs on; they say nothing of the target.
 _OUR_ERRNOS = {
@@ -91,28 +126,41 @@ _REASONS = {
     100: Reason.PROTOCOL,  # CURLE_TOO_LARGE
 }
 
-_CERTIFICATE_FAULTS = {
-    1: "is not valid for this host",  # What libcurl sets before the handshake; its own comparison failed then.
-    2: "was not signed by a known authority",
-    9: "is not valid yet",
-    10: "has expired",
-    18: "is signed by itself",
-    19: "was not signed by a known authority",
-    20: "was not signed by a known authority",
-    21: "was not signed by a known authority",
-    23: "was revoked",
-    24: "was signed by a certificate that may not sign others",
-    62: "is not valid for this host",
-    64: "is not valid for this host",
+_UNUSABLE = {
+    pycurl.E_SSL_CERTPROBLEM: "the client certificate of this check cannot be used",
+    pycurl.E_BAD_FUNCTION_ARGUMENT: "the private key of this check's client certificate does not belong to it",
+}
+
+_TLS_FAULTS = {
+    # Words of OpenSSL's, and what they mean.
+    "certificate required": "asks for a client certificate",
+    "unknown ca": "does not accept the client certificate",
+    "bad certificate": "does not accept the client certificate",
+    "certificate unknown": "does not accept the client certificate",
+    "certificate expired": "does not accept the client certificate",
+    "wrong version number": "does not speak TLS on this port",
+    "http request": "does not speak TLS on this port",
+    "packet length too long": "does not speak TLS on this port",
+    "record layer failure": "does not speak TLS on this port",
+    "protocol version": "speaks no version of TLS that is safe",
+    "unsupported protocol": "speaks no version of TLS that is safe",
+    "unrecognized name": "does not know this host name",
 }
 
 
 def failure_of(seen: Circumstances) -> Failure:
     """The failure that libcurl's numbers mean. What they do not mean for certain is a fault of our own."""
+    if seen.error == CUT:
+        where = seen.peer or "the server"
+        return Failure(Reason.PROTOCOL, f"{where} sends without end what is no answer", seen.phase)
     if seen.phase == "connect" and seen.error != pycurl.E_OPERATION_TIMEDOUT and seen.os_error in _OUR_ERRNOS:
         return our_fault(OSError(seen.os_error, ""))
     if seen.error == pycurl.E_OUT_OF_MEMORY:
         return our_fault(MemoryError())
+    if seen.error in _UNUSABLE and seen.phase in ("connect", "tls"):
+        return Failure(Reason.CERTIFICATE, _UNUSABLE[seen.error], "tls")
+    if seen.error == pycurl.E_URL_MALFORMAT:  # Endpoints are held to stricter rules: only a redirect leads here.
+        return bad_redirect()
     reason = _reason(seen)
     if reason is Reason.INTERNAL and (error := shortage()):
         return our_fault(error)
@@ -139,22 +187,42 @@ def _sentence(reason: Reason, seen: Circumstances) -> str:
     match reason:
         case Reason.TIMEOUT:
             return _timeout_sentence(seen)
+        case Reason.REFUSED if seen.also_tried:
+            return f"{_all_tried(seen)} cannot be connected to: connection refused"
+        case Reason.UNREACHABLE if seen.also_tried:
+            return f"{_all_tried(seen)} cannot be connected to: no route"
         case Reason.REFUSED:
             return f"connection refused by {where}"
         case Reason.UNREACHABLE:
             return f"no route to {where}"
         case Reason.CERTIFICATE:
-            return f"the certificate {_CERTIFICATE_FAULTS.get(seen.verify_result, 'could not be verified')}"
+            return certificate_sentence(seen.verify_result, seen.chain, seen.now)
         case Reason.TLS:
-            return f"the TLS handshake with {where} failed"
+            return _tls_sentence(where, seen.text)
         case Reason.RESET:
-            return f"{where} closed the connection {_RESET_MOMENTS[seen.phase]}"
+            moment = "wait" if seen.error == pycurl.E_SEND_ERROR else seen.phase
+            if seen.is_interim:
+                return f"{where} closed the connection after an interim answer, without a final one"
+            return f"{where} closed the connection {_RESET_MOMENTS[moment]}"
+        case Reason.PROTOCOL if seen.is_http2_wanted:
+            return f"{where} did not speak HTTP/2 as it should"
         case Reason.PROTOCOL:
             return f"{where} answered with something that is not valid HTTP"
         case Reason.DNS:
             return "the name does not resolve"
         case _:
             return f"a fault of the monitor itself (number {seen.error})"
+
+
+def _all_tried(seen: Circumstances) -> str:
+    return " and ".join(filter(None, (*seen.also_tried, seen.peer)))
+
+
+def _tls_sentence(where: str, text: str) -> str:
+    for words, meaning in _TLS_FAULTS.items():
+        if words in text:
+            return f"{where} {meaning}"
+    return f"the TLS handshake with {where} failed"
 
 
 _RESET_MOMENTS = {
@@ -172,12 +240,16 @@ def _timeout_sentence(seen: Circumstances) -> str:
     match seen.phase:
         case "dns":
             return f"no answer {limit}: the name was still being resolved"
+        case "connect" if seen.also_tried:
+            return f"no answer {limit}: {_all_tried(seen)} did not accept the connection"
         case "connect":
             return f"no answer {limit}: {seen.peer or 'the server'} did not accept the connection"
         case "tls":
             return f"no answer {limit}: {connected}, then the TLS handshake did not end"
         case "wait":
             return f"no answer {limit}: {connected}, then silence"
+        case _ if seen.is_interim:
+            return f"no answer {limit}: {connected}, then an interim answer, then silence"
         case _:
             first_byte = sum(ms for phase, ms in seen.phases.items() if phase != "transfer")
             return f"no complete answer {limit}: the first byte came after {first_byte:.0f} ms, the end did not"
@@ -211,30 +283,77 @@ def name_failure(host: str, error: OSError) -> Failure:
     if not isinstance(error, socket.gaierror) or error.errno in (socket.EAI_MEMORY, socket.EAI_SYSTEM):
         return our_fault(MemoryError() if error.errno == socket.EAI_MEMORY else error)
     if error.errno == socket.EAI_AGAIN:
-        return Failure(Reason.DNS, f"no name server could answer for {host}", "dns")
+        return Failure(Reason.DNS, f"no name server could answer for {host}", "dns", unanswered_name=host)
     return Failure(Reason.DNS, f"the name {host} does not resolve", "dns")
 
 
 def name_timeout(host: str, timeout_seconds: float) -> Failure:
-    return Failure(Reason.TIMEOUT, f"no answer within {timeout_seconds:g} s: {host} was still being resolved", "dns")
+    sentence = f"no answer within {timeout_seconds:g} s: {host} was still being resolved"
+    return Failure(Reason.TIMEOUT, sentence, "dns", unanswered_name=host)
+
+
+def no_name_server(names: int) -> Failure:
+    return Failure(
+        Reason.INTERNAL, f"the monitor could not make the check: no name server answered for any of {names} names"
+    )
+
+
+def no_address(host: str, ip_version: int | None) -> Failure:
+    return Failure(Reason.DNS, f"the name {host} has no IPv{ip_version} address", "dns")
+
+
+def wrong_family(host: str, ip_version: int | None) -> Failure:
+    return Failure(Reason.UNREACHABLE, f"{host} is no IPv{ip_version} address", "connect")
 
 
 def blocked(address: str) -> Failure:
     return Failure(Reason.BLOCKED, f"the address {address} is one that no check may connect to", "connect")
 
 
+def unreadable_authorities() -> Failure:
+    return Failure(Reason.CERTIFICATE, "the ca_certificate of this check cannot be read", "tls")
+
+
 def oversized_header() -> Failure:
-    return Failure(Reason.PROTOCOL, "the header of the answer does not end within 300 lines and 256 KiB", "transfer")
+    return Failure(Reason.PROTOCOL, "the header of the answer does not end within 300 lines and 64 KiB", "transfer")
+
+
+def undecodable(text: str) -> Failure:
+    """The body is not what its Content-Encoding says; ``text`` is libcurl's."""
+    what = "is not what its Content-Encoding says"
+    if "Unrecognized" in text:
+        what = "has a Content-Encoding that nobody asked for"
+    elif MANY_MEMBERS in text:
+        what = "is gzip of several members, of which only the first could be read"
+    return Failure(Reason.PROTOCOL, f"the body of the answer {what}", "transfer")
+
+
+def wrong_http_version(got: str) -> Failure:
+    return Failure(Reason.PROTOCOL, f"expected HTTP/2, got HTTP/{got}")
 
 
 def too_many_redirects(limit: int) -> Failure:
-    return Failure(Reason.TOO_MANY_REDIRECTS, f"more than {limit} redirects")
+    return Failure(Reason.TOO_MANY_REDIRECTS, f"more than {limit} redirect{'' if limit == 1 else 's'}")
 
 
 def bad_redirect() -> Failure:
     return Failure(Reason.PROTOCOL, "redirected to something that is not an http or https URL")
 
 
-def wrong_status(expected: int, got: int, hops: int) -> Failure:
+def wrong_status(expectation: str, got: int, hops: int, leads_to: str | None = None) -> Failure:
+    """``leads_to`` is where a redirect leads that was not followed, redacted."""
     after = f" after {hops} redirect{'s' if hops > 1 else ''}" if hops else ""
-    return Failure(Reason.STATUS, f"expected {expected}, got {got}{after}")
+    where = f", which leads to {leads_to}" if leads_to else ""
+    return Failure(Reason.STATUS, f"expected {expectation}, got {got}{after}{where}")
+
+
+def broken_assertion(sentence: str) -> Failure:
+    return Failure(Reason.ASSERTION, sentence)
+
+
+def undecided_assertion(sentence: str) -> Failure:
+    return Failure(Reason.INTERNAL, f"the monitor could not decide an assertion, {sentence}")
+
+
+def not_judged() -> Failure:
+    return Failure(Reason.INTERNAL, "the monitor had no time to judge this check's assertions")

@@ -73,8 +73,10 @@ class Resolver:
         return answers
 
     def close(self) -> None:
-        """Ends idle threads now, and the others when getaddrinfo lets go of them; waits for nobody."""
+        """Ends idle threads now, and the others when getaddrinfo lets go of them. Closing twice is allowed."""
         with self._closing:
+            if not self._is_open:
+                return
             self._is_open = False
             os.close(self.wake_fd)
         for _ in range(self._threads):
