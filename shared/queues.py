@@ -23,7 +23,7 @@ from rq.job import Job, JobStatus
 from rq.registry import FailedJobRegistry, StartedJobRegistry
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
-from shared.monitor import LONGEST_TIMEOUT_SECONDS
+from shared.check import LONGEST_TIMEOUT_SECONDS
 from shared.settings import Settings
 
 CHECKS = "checks"
@@ -33,6 +33,7 @@ QUEUES = (CHECKS, EMAILS, HOUSEKEEPING)
 
 CHECK_SLOT = "worker.jobs.check_slot"
 CHECK_TARGETS = "worker.jobs.check_targets"
+CHECK_TRIAL = "worker.jobs.check_trial"
 DELIVER = "worker.jobs.deliver"
 KEEP_SNAPSHOT = "worker.jobs.keep_snapshot"
 
@@ -100,6 +101,16 @@ class Queues:
             batch = list(target_ids[start : start + BATCH_SIZE])
             self.push(CHECKS, CHECK_TARGETS, (batch,), job_id=f"check-now-{uuid.uuid4().hex}", at_front=at_front)
 
+    def enqueue_trial(self, trial_id: str) -> None:
+        """Check what somebody tries out, before all others. Its result has a key of its own, so RQ keeps nothing."""
+        job_id = _trial_job_id(trial_id)
+        self.push(CHECKS, CHECK_TRIAL, (trial_id,), job_id=job_id, at_front=True, result_ttl=0)
+
+    def withdraw_trial(self, trial_id: str) -> bool:
+        """Take a trial that nobody waits for any more out of the queue; False when a worker has taken it already."""
+        job_id = _trial_job_id(trial_id)
+        return bool(self._take(keys=[self.queue(CHECKS).key, Job.key_for(job_id)], args=[job_id]))
+
     def enqueue_rest_of_slot(self, interval: int, target_ids: Sequence[str], scheduled_at: int) -> None:
         """The targets of a slot past the first batch, as further jobs that the pool shares."""
         for start in range(0, len(target_ids), BATCH_SIZE):
@@ -116,6 +127,7 @@ class Queues:
         job_id: str,
         at_front: bool = False,
         timeout: int | None = None,
+        result_ttl: int = RESULT_TTL_SECONDS,
         pipeline: Pipeline | None = None,
     ) -> None:
         """Put one job onto a queue; with ``pipeline`` (after its MULTI) only when that is executed."""
@@ -123,7 +135,7 @@ class Queues:
             function,
             args=args,
             timeout=timeout or check_timeout_seconds(self._settings),
-            result_ttl=RESULT_TTL_SECONDS,
+            result_ttl=result_ttl,
             failure_ttl=FAILURE_TTL_SECONDS,
             description=job_id,
             job_id=job_id,
@@ -199,6 +211,10 @@ class Queues:
         except PermissionError:
             return False
         return False
+
+
+def _trial_job_id(trial_id: str) -> str:
+    return f"check-trial-{trial_id}"
 
 
 def _status(raw: bytes) -> JobStatus | None:

@@ -28,7 +28,8 @@ from typing import Any
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
-from shared.monitor import Check, MonitorError, State, Status
+from shared.check import Check
+from shared.monitor import MonitorError, State, Status
 from shared.settings import Settings
 from shared.store import Watched
 
@@ -63,8 +64,9 @@ def encode(targets: Iterable[Watched], *, now: int) -> bytes:
 
 
 def _document(watched: Watched) -> dict[str, Any]:
-    document: dict[str, Any] = {"id": watched.target.id}
-    document |= watched.target.check.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+    document: dict[str, Any] = {"id": watched.target.id, **watched.target.check.document()}
+    if not watched.target.check.paused:
+        del document["paused"]
     document["state"] = watched.state.document()
     if watched.latest is not None:
         document["latest"] = watched.latest
@@ -135,7 +137,9 @@ def _saved(entry: Any, where: str) -> Saved:
 def _is_possible(state: State) -> bool:
     """Whether the rule of state could have led here: an incident is open while down, and not while up."""
     is_open = state.incident is not None
-    return is_open is (state.down_at is not None) and state.status is not (Status.UP if is_open else Status.DOWN)
+    return is_open is (state.down_at is not None) and state.status not in (
+        (Status.UP, Status.DEGRADED) if is_open else (Status.DOWN,)
+    )
 
 
 def preflight(settings: Settings) -> None:

@@ -15,7 +15,8 @@ from redis.connection import ConnectionPool, UnixDomainSocketConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 
-from shared.monitor import Alert, Attempt, Check, CheckResult, Reason, Report, State, Verdict
+from shared.check import Check
+from shared.monitor import Alert, Attempt, CheckResult, Reason, Report, State, Verdict
 from shared.settings import Settings
 from shared.snapshot import Saved
 from shared.store import Defaults, Store, Watched
@@ -210,7 +211,7 @@ def result(watched: Watched, verdict: Verdict, at: int) -> CheckResult:
 
 def record(store: Store, settings: Settings, targets: Sequence[Watched], verdict: Verdict, at: int) -> None:
     """Record one result of each target as a run of a check job would."""
-    defaults = Defaults(settings.expected_code, settings.interval, settings.alert_group_wait)
+    defaults = Defaults(settings.expectation, settings.interval, settings.alert_group_wait)
     store.recording.record([(watched, result(watched, verdict, at)) for watched in targets], defaults)
 
 

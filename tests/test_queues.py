@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from redis import Redis
-from rq import Queue, Worker
+from rq import Queue, SimpleWorker, Worker
 from rq.job import Job, JobStatus
 from rq.utils import import_attribute
 
@@ -46,7 +46,13 @@ def ids(count: int) -> list[str]:
 
 
 def test_every_name_of_a_job_is_a_function_of_the_background_processes() -> None:
-    assert {queues.CHECK_SLOT, queues.CHECK_TARGETS, queues.DELIVER, queues.KEEP_SNAPSHOT} == JOB_NAMES
+    assert {
+        queues.CHECK_SLOT,
+        queues.CHECK_TARGETS,
+        queues.CHECK_TRIAL,
+        queues.DELIVER,
+        queues.KEEP_SNAPSHOT,
+    } == JOB_NAMES
     for name in JOB_NAMES:
         assert inspect.isfunction(import_attribute(name))
 
@@ -68,13 +74,15 @@ def test_every_job_takes_the_arguments_that_it_is_enqueued_with(redis: Redis, wo
         scheduled_at = (1_700_000_000_000,) if entry.function == CHECK_SLOT else ()
         work.push(entry.queue, entry.function, (*entry.args, *scheduled_at), job_id=f"j{number}", timeout=entry.timeout)
     work.push(EMAILS, queues.DELIVER, (), job_id="deliver-1")
+    work.enqueue_trial("0f" * 8)
 
     jobs = [job for name in QUEUES for job in waiting_jobs(redis, name)]
 
     assert {job.func_name for job in jobs} == JOB_NAMES
     for job in jobs:
         inspect.signature(import_attribute(str(job.func_name))).bind(*job.args, **job.kwargs)
-        assert all(isinstance(argument, int | bool | list) for argument in job.args)
+        # Ids and numbers, never text that came from outside.
+        assert all(isinstance(argument, int | list) or argument == "0f" * 8 for argument in job.args)
 
 
 def test_stock_rq_reads_our_jobs_and_forgets_their_results(redis: Redis, work: Queues) -> None:
@@ -85,6 +93,15 @@ def test_stock_rq_reads_our_jobs_and_forgets_their_results(redis: Redis, work: Q
     assert (job.result_ttl, job.failure_ttl) == (300, 86_400)
     assert job.timeout == 1_800
     assert job.description == job.id
+
+
+def test_stock_rq_keeps_nothing_of_a_trial(redis: Redis, work: Queues, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    monkeypatch.setattr("worker.jobs.check_trial", made.append)
+    work.enqueue_trial("0f" * 8)
+    SimpleWorker([work.queue(CHECKS)], connection=redis).work(burst=True)
+    assert made == ["0f" * 8]
+    assert [key for key in redis.keys("rq:*") if b"trial" in key or b"finished" in key] == []
 
 
 # --- the verbs -----------------------------------------------------------------------------------------------------

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis import Redis
 
+from shared.check import Check
 from shared.monitor import (
     PHASES,
     Alert,
     Attempt,
-    Check,
     CheckResult,
     Reason,
     State,
@@ -30,7 +30,7 @@ from tests.fakes import Killed, Wire, everywhere, put, result, settings_for, set
 
 UP, DOWN, UNKNOWN = Verdict.UP, Verdict.DOWN, Verdict.UNKNOWN
 SETTINGS = settings_for("redis://unused", alert_group_wait=10)
-DEFAULTS = Defaults(SETTINGS.expected_code, SETTINGS.interval, SETTINGS.alert_group_wait)
+DEFAULTS = Defaults(SETTINGS.expectation, SETTINGS.interval, SETTINGS.alert_group_wait)
 HOUR, DAY = 3_600_000, 86_400_000
 
 
@@ -249,7 +249,7 @@ def test_a_flip_to_down_opens_an_incident_and_owes_an_alert_in_the_same_step(sto
         endpoint="http://***@a.example/?token=***",
         at=1_010,
         began_at=1_000,
-        expected=200,
+        expected="200",
         got=503,
         reason="status",
         incident=f"{target.target.id}-1",
@@ -442,7 +442,7 @@ RESULTS = st.builds(
 
 @settings(max_examples=150, deadline=None)
 @given(RESULTS, st.text(max_size=80))
-def test_a_packed_result_is_unpacked_as_it_was_to_a_hundredth_of_a_millisecond(seen: CheckResult, why: str) -> None:
+def test_a_packed_result_is_unpacked_as_it_was_to_a_tenth_of_a_millisecond(seen: CheckResult, why: str) -> None:
     seen = replace(seen, sentence=why if seen.reason else None)
     document = seen.document()
 
@@ -451,10 +451,10 @@ def test_a_packed_result_is_unpacked_as_it_was_to_a_hundredth_of_a_millisecond(s
     for name in ("scheduled_at", "started_at", "finished_at", "verdict", "status_code", "reason", "sentence"):
         assert row[name] == document.get(name)
     assert row["attempts"] == len(seen.attempts)
-    assert row["elapsed_ms"] == pytest.approx(seen.elapsed_ms, abs=0.0051)
-    assert row["phases"] == pytest.approx(dict(seen.phases), abs=0.0051)
+    assert row["elapsed_ms"] == pytest.approx(seen.elapsed_ms, abs=0.051)
+    assert row["phases"] == pytest.approx(dict(seen.phases), abs=0.051)
     if seen.phases:
-        assert seen.phases[row["bottleneck"]] == pytest.approx(max(seen.phases.values()), abs=0.0101)
+        assert seen.phases[row["bottleneck"]] == pytest.approx(max(seen.phases.values()), abs=0.101)
     else:
         assert row["bottleneck"] is None
 
@@ -467,8 +467,11 @@ PHASES_MS: Mapping[str, float] = {"dns": 3.217, "connect": 11.384, "tls": 24.771
 def ordinary(watched: Watched, turn: int) -> CheckResult:
     """A result like those of a site on the Internet; three a day are bad ones, after four attempts."""
     is_up, at = turn % 96 != 0, 1_732_000_000_000 + turn * 300_000
-    failed = Attempt(at, 5_000.128, {"dns": 3.217}, None, Reason.TIMEOUT, "connect", "142.250.185.68:443")
-    good = Attempt(at, 123.667 + turn, PHASES_MS, 200, address="142.250.185.68:443")
+    failed = Attempt(
+        at, 5_000.128, {"dns": 3.217, "connect": 4_996.911}, None, Reason.TIMEOUT, "connect", "142.250.185.68:443"
+    )
+    phases = {**PHASES_MS, "wait": PHASES_MS["wait"] + turn}  # the phases of an attempt add up to its time
+    good = Attempt(at, sum(phases.values()), phases, 200, address="142.250.185.68:443")
     return CheckResult(
         watched.target.id,
         watched.target.revision,

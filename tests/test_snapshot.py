@@ -22,7 +22,8 @@ from redis import Redis
 from rq import Queue
 
 from shared import health
-from shared.monitor import Check, State, Status, Verdict
+from shared.check import Check
+from shared.monitor import State, Status, Verdict
 from shared.queues import CHECK_TARGETS, CHECKS, Queues
 from shared.settings import Settings
 from shared.snapshot import SnapshotError, decode, encode, preflight, write
@@ -534,7 +535,7 @@ BAD_FILES = {
     "bad id": ('{"targets": [{"endpoint": "http://a", "id": "../x"}]}', "targets[0]: id must be 16 hexadecimal digits"),
     "bad status": (
         '{"targets": [{"endpoint": "http://a", "state": {"status": "sideways"}}]}',
-        "targets[0]: status: Input should be 'pending', 'up', 'down'",
+        "targets[0]: status: Input should be 'pending', 'up', 'degraded'",
     ),
     "bad time": (
         '{"targets": [{"endpoint": "http://a", "state": {"status": "up", "checked_at": "today"}}]}',

@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis import Redis
 
-from shared.monitor import Check, State, Status, Verdict
+from shared.check import Check
+from shared.monitor import State, Status, Verdict
 from shared.store import Store, TargetTakenError, TooMuchChangeError, Watched, keys
 from shared.store.targets import bucket_of, buckets_of_slot, slot_count
 from tests.fakes import Wire, put, record, settings_for
@@ -401,6 +402,7 @@ def test_a_page_of_one_status_holds_that_status_only(store: Store) -> None:
     assert store.targets.count_by_status() == {
         Status.PENDING: 2,
         Status.UP: 1,
+        Status.DEGRADED: 0,
         Status.DOWN: 2,
         Status.UNKNOWN: 0,
         Status.PAUSED: 0,

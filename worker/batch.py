@@ -12,15 +12,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared import signals
-from shared.monitor import Attempt, Check, CheckResult, Target
+from shared.check import Check
+from shared.monitor import Attempt, CheckResult, Target
 from shared.queues import BATCH_SIZE, CHECK_SLOT, Queues, slot_name
 from shared.settings import Settings
 from shared.store import Defaults, Store, Watched
+from worker.canary import Canaries, is_canary
 from worker.probe import Engine
 
 RECORD_AT = 250
@@ -63,12 +66,13 @@ class Batch:
         self._settings = settings
         self._run = run
         self._engine = Engine(settings)
+        self._canaries = Canaries(settings.canary_urls, settings.default_http_timeout)
         self._watched: dict[str, Watched] = {}
         self._slots: dict[str, _Slot] = {}
         self._slot_of: dict[str, _Slot] = {}
         self._results: list[CheckResult] = []
         self._events: list[tuple[str, str | None, dict[str, Any]]] = []
-        self._defaults = Defaults(settings.expected_code, settings.interval, settings.alert_group_wait)
+        self._defaults = Defaults(settings.expectation, settings.interval, settings.alert_group_wait)
         # blinker holds receivers weakly: they end with this run.
         signals.check_started.connect(self._on_started)
         signals.check_retried.connect(self._on_retried)
@@ -100,6 +104,7 @@ class Batch:
         started = [watched for watched in self._store.targets.load(target_ids) if not watched.target.check.paused]
         for watched in started:
             self._watched[watched.target.id] = watched
+            self._canaries.expect(watched.target.id, urlsplit(watched.target.check.endpoint).hostname or "")
             self._engine.add(watched.target, scheduled_at)
         return started
 
@@ -129,10 +134,13 @@ class Batch:
         self._store.vitals.batch_began(self._run, now=_now())
         with closing(self._engine):
             while self._engine.in_flight:
-                self._results += self._engine.poll(POLL_SECONDS)
+                self._results += self._canaries.hold(self._engine.poll(POLL_SECONDS))
+                for canary in self._canaries.to_ask():
+                    self._engine.add(canary, at_once=True)  # Not behind the hanging targets of its own host.
                 self._record_if_due()
                 self._keep_leases()
                 self._take_more()
+            self._results += self._canaries.release()
             self._record()
         self._store.vitals.batch_ended(self._run, now=_now())
 
@@ -227,9 +235,12 @@ class Batch:
     # --- events ---
 
     def _on_started(self, _sender: object, *, target: Target, at: int) -> None:
-        self._events.append(("check_started", target.id, {"at": at}))
+        if not is_canary(target.id):
+            self._events.append(("check_started", target.id, {"at": at}))
 
     def _on_retried(self, _sender: object, *, target: Target, attempt: Attempt, wait_ms: float) -> None:
+        if is_canary(target.id):
+            return
         self._events.append(
             ("check_retried", target.id, {"attempt": attempt.document(), "wait_ms": round(wait_ms)}),
         )

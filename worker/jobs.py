@@ -17,6 +17,7 @@ from worker.batch import Batch
 from worker.delivery import Delivery
 from worker.mailer import Mailer
 from worker.snapshots import SnapshotKeeper
+from worker.trial import check_once
 
 
 def check_slot(interval: int, slot: int, with_default: bool, scheduled_at: int | None = None) -> None:
@@ -34,6 +35,12 @@ def check_targets(target_ids: list[str], scheduled_at: int | None = None) -> Non
     batch = _batch()
     batch.add_targets(target_ids, scheduled_at)
     batch.work()
+
+
+def check_trial(trial_id: str) -> None:
+    """Check a target that is not stored. Twice is safe: the second finds nothing to do."""
+    connection, _ = _context()
+    check_once(trial_id, Store(connection), settings_of_this_process())
 
 
 def deliver() -> None:

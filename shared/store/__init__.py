@@ -11,6 +11,7 @@ from shared.store.events import Event, Events
 from shared.store.outbox import Mail, Outbox, OutboxCounts
 from shared.store.recording import Defaults, Recorded, Recording
 from shared.store.targets import Targets, TargetTakenError, TooMuchChangeError, Watched, Written
+from shared.store.trials import Trials
 from shared.store.vitals import QueueSettings, SnapshotRecord, Vitals
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "TargetTakenError",
     "Targets",
     "TooMuchChangeError",
+    "Trials",
     "Vitals",
     "Watched",
     "Written",
@@ -43,6 +45,7 @@ class Store:
         self.recording = Recording(redis, self.targets)
         self.outbox = Outbox(redis)
         self.events = Events(redis)
+        self.trials = Trials(redis)
         self.vitals = Vitals(redis)
 
     def queue_settings(self) -> QueueSettings:

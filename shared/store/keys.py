@@ -4,8 +4,9 @@
 key                                type    what
 =================================  ======  ==========================================================================
 monitor:target:{id}                hash    check (JSON), revision, created_at, order, interval (0: the default),
-                                           bucket, state (JSON), latest (JSON, newest result), identity, by_title,
-                                           by_endpoint (digests)
+                                           bucket, state (JSON), latest (JSON, newest result), baseline (JSON), good
+                                           (JSON, the last good answer's summary), identity, by_title, by_endpoint
+                                           (digests)
 monitor:targets                    zset    every id, by order of creation
 monitor:status:{status}            zset    the ids in that status, by order of creation
 monitor:checked                    zset    id -> end of its newest recorded check (ms)
@@ -15,6 +16,7 @@ monitor:endpoint:{digest}          set     ids with that endpoint
 monitor:bucket:{interval}:{n}      set     ids of one interval (0: the default) whose hash falls into bucket n of 60
 monitor:buckets                    set     "interval:n" of every bucket that holds an id
 monitor:results:{id}               stream  the history; entry id is the check's start, field r the packed result
+monitor:failures:{id}              list    the newest 50 failures, newest first, with their evidence (zlib, JSON)
 monitor:hours:{id}                 hash    ring of 48: hour mod 48 -> "hour,up,down,unknown,elapsed_ms"
 monitor:days:{id}                  hash    ring of 90: day mod 90 -> "day,up,down,unknown,elapsed_ms"
 monitor:incident:{id}              hash    target, opened_at, opened (JSON alert), closed_at, closed (JSON alert),
@@ -41,6 +43,9 @@ monitor:schedulers                 zset    scheduler name -> its last beat (ms)
 monitor:lease:{work}               string  job id of the run that works on a slot now; expires within seconds
 monitor:straggling:{slot}          zset    target id -> deadline (ms) of a check that outlives its slot's turn
 monitor:turn:{entry}               string  job id of the newest turn of a schedule entry
+monitor:trial:{id}                 string  a check to try out (JSON); expires
+monitor:trial:{id}:result          string  its result (JSON); expires
+monitor:limit:{name}               string  counter of a rate limit; expires
 monitor:schedule:aside             hash    entries of the schedule that could not be read -> when (ms)
 =================================  ======  ==========================================================================
 """
@@ -95,6 +100,10 @@ def results(target_id: str) -> str:
     return f"monitor:results:{target_id}"
 
 
+def failures(target_id: str) -> str:
+    return f"monitor:failures:{target_id}"
+
+
 def hours(target_id: str) -> str:
     return f"monitor:hours:{target_id}"
 
@@ -121,3 +130,15 @@ def straggling(slot: str) -> str:
 
 def turn(entry: str) -> str:
     return f"monitor:turn:{entry}"
+
+
+def trial(trial_id: str) -> str:
+    return f"monitor:trial:{trial_id}"
+
+
+def trial_result(trial_id: str) -> str:
+    return f"monitor:trial:{trial_id}:result"
+
+
+def limit(name: str) -> str:
+    return f"monitor:limit:{name}"

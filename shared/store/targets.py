@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import Any, Protocol
 
 import orjson
 from redis import Redis
 
-from shared.monitor import Check, MonitorError, State, Status, Target
+from shared.baseline import Baseline
+from shared.check import TRUSTED, Check, ContradictionError
+from shared.monitor import MonitorError, State, Status, Target
 from shared.store import keys
 
 _WRITE = """
@@ -100,12 +102,13 @@ if state['incident'] then
   redis.call('HSET', 'monitor:incident:' .. state['incident'], 'closed_at', ARGV[2], 'deleted', 1)
   redis.call('EXPIRE', 'monitor:incident:' .. state['incident'], ARGV[3])
 end
-redis.call('DEL', key, 'monitor:results:' .. id, 'monitor:hours:' .. id, 'monitor:days:' .. id)
+redis.call('DEL', key, 'monitor:results:' .. id, 'monitor:failures:' .. id, 'monitor:hours:' .. id,
+           'monitor:days:' .. id)
 redis.call('INCR', 'monitor:changes')
 return 1
 """
 
-_READ_FIELDS = ("check", "revision", "created_at", "order", "state", "latest")
+_READ_FIELDS = ("check", "revision", "created_at", "order", "state", "latest", "baseline")
 _WRITE_TRIES = 20
 
 
@@ -129,6 +132,8 @@ class Watched:
     """The newest result as :meth:`shared.monitor.CheckResult.document` writes it; None before the first."""
     raw_state: bytes
     """The state as it stands in Redis: what recording compares before it sets."""
+    baseline: Baseline = field(default_factory=Baseline)
+    """What is usual for this target."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +206,8 @@ class Targets:
         """Create or update one target for each check, all or nothing; (title, endpoint) identifies.
 
         For a target that exists, the fields that the check does not name keep their value; ``expected_http_code``
-        is always taken as it is. Safe to repeat. Raises TooMuchChangeError.
+        is always taken as it is. Safe to repeat. Raises TooMuchChangeError, and ContradictionError where a check and
+        what it updates do not go together.
         """
         for _ in range(_WRITE_TRIES):
             drafts = self._draft(checks, now)
@@ -216,13 +222,18 @@ class Targets:
         found = {watched.target.id: watched for watched in self.load([raw.decode() for raw in ids if raw])}
         latest: dict[str, _Draft] = {}
         drafts = []
-        for check, identity, raw in zip(checks, identities, ids, strict=True):
+        for index, (check, identity, raw) in enumerate(zip(checks, identities, ids, strict=True)):
             earlier = latest.get(identity)
             before = found.get(raw.decode()) if raw else None
             base = earlier.check if earlier else before.target.check if before else None
+            try:
+                merged = _merge(base, check)
+            except ContradictionError as error:
+                error.index = index
+                raise
             draft = _Draft(
                 id=earlier.id if earlier else before.target.id if before else secrets.token_hex(8),
-                check=_merge(base, check),
+                check=merged,
                 before=before,
                 created_at=before.target.created_at if before else now,
             )
@@ -370,7 +381,7 @@ def _merge(base: Check | None, check: Check) -> Check:
     if base is None:
         return check
     named = {name: getattr(check, name) for name in check.model_fields_set}
-    return base.model_copy(update={**named, "expected_http_code": check.expected_http_code})
+    return base.changed({**named, "expected_http_code": check.expected_http_code})
 
 
 def _written(drafts: Sequence[_Draft]) -> list[Written]:
@@ -410,19 +421,22 @@ def _write_arguments(draft: _Draft, now: int, restored: Restorable | None) -> li
         digest(check.endpoint),
         check.interval or 0,
         int(check.paused),
-        check.model_dump_json(exclude_none=True),
+        orjson.dumps(check.document()),
         orjson.dumps(latest) if latest else "",
     ]
 
 
 def _watched(target_id: str, row: Sequence[bytes | None]) -> Watched:
-    check, revision, created_at, order, state, latest = row
+    check, revision, created_at, order, state, latest, baseline = row
     assert check is not None
     assert state is not None
     return Watched(
-        target=Target(target_id, Check.model_validate_json(check), int(revision or 0), int(created_at or 0)),
+        target=Target(
+            target_id, Check.model_validate_json(check, context=TRUSTED), int(revision or 0), int(created_at or 0)
+        ),
         state=State.parse(orjson.loads(state)),
         order=int(order or 0),
         latest=orjson.loads(latest) if latest else None,
         raw_state=state,
+        baseline=Baseline.parse(orjson.loads(baseline)) if baseline else Baseline(),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -130,6 +131,18 @@ class Vitals:
         """When the latest check batch began and ended (ms); the end is None while it runs, both before the first."""
         started, ended = self._redis.hmget(keys.BATCH, "started_at", "ended_at")
         return int(started) if started else None, int(ended or 0) or None
+
+    def wait_seconds(self, name: str, *, limit: int, seconds: int) -> int:
+        """Counts one more of ``name``; 0 when it is within ``limit`` in a window of ``seconds``, else its rest.
+
+        One who is refused counts, too, and lengthens nothing.
+        """
+        with self._redis.pipeline(transaction=True) as pipe:
+            pipe.set(keys.limit(name), 0, nx=True, ex=seconds)
+            pipe.incr(keys.limit(name))
+            pipe.pttl(keys.limit(name))
+            _, count, left_ms = pipe.execute()
+        return 0 if count <= limit else max(1, math.ceil(left_ms / 1000))
 
     # --- the pool ---
 
