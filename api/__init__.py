@@ -8,7 +8,7 @@ from __future__ import annotations
 from flask import Flask
 from redis import Redis
 
-from api import access, dashboard, documents, errors, events, machines, pages, status, targets
+from api import access, checks, dashboard, documents, errors, events, machines, pages, status, targets
 from api.services import Services, attach, connect
 from shared.settings import Settings, read_settings
 
@@ -26,6 +26,7 @@ def create_app(settings: Settings | None = None, redis: Redis | None = None) -> 
     access.register(app)
     app.register_api(status.blueprint)
     app.register_api(targets.blueprint)
+    app.register_api(checks.blueprint)
     documents.register(app)
     events.register(app)
     machines.register(app)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from enum import Enum
 from ipaddress import ip_address
 
-from flask import Flask, Request, Response, request
+from flask import Flask, Request, Response, g, request
 
 from api import strict_json
 from api.errors import RefusalError, shown
@@ -43,6 +43,9 @@ ROUTES: dict[str, dict[str, Asks]] = {
     "/api/v1/targets": _READ | _WRITE,
     "/api/v1/targets/<id>": _READ | {"PATCH": Asks.SAME_SITE, "DELETE": Asks.SAME_SITE},
     "/api/v1/targets/<id>/results": _READ,
+    "/api/v1/targets/<id>/failures": _READ,
+    "/api/v1/targets/<id>/check": _WRITE,
+    "/api/v1/check": _WRITE,
     "/api/v1/outbox": _READ,
     "/api/v1/outbox/<id>/retry": _WRITE,
     "/events": _READ,
@@ -94,6 +97,7 @@ class StrictRequest(Request):
             raise RefusalError(400, str(error)) from None
         if not isinstance(document, dict):
             raise RefusalError(422, f"the body must be a JSON object (it is {shown(document)})")
+        g.document = document
         return document
 
 

@@ -1,13 +1,17 @@
-"""What goes out over the HTTP edge: the models of answers, and of refusals for ``/openapi.json``."""
+"""What goes out over the HTTP edge: the models of answers, and of refusals for ``/openapi.json``.
+
+What checks have seen is in ``api.seen``.
+"""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from shared.monitor import Reason, Status, Verdict
+from api.seen import LastResult, Moment
+from shared.check import ErrorCode, Method
+from shared.monitor import Status
 
 # --- answers of the original routes --------------------------------------------------------------------------------
 
@@ -156,17 +160,6 @@ class EmailAnswer(BaseModel):
 
 # --- answers of /api/v1 --------------------------------------------------------------------------------------------
 
-Moment = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
-"""ISO 8601, UTC, with milliseconds and a Z."""
-
-
-def moment(ms: int) -> str:
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
-
-
-def moment_or_none(ms: int | None) -> str | None:
-    return moment(ms) if ms is not None else None
-
 
 class Problem(BaseModel):
     """A refusal under ``/api/v1``, RFC 9457."""
@@ -176,46 +169,6 @@ class Problem(BaseModel):
     status: int
     detail: str
     errors: list[ErrorItem]
-
-
-class AttemptSeen(BaseModel):
-    """One exchange with the endpoint; what did not happen is null."""
-
-    started_at: Moment
-    elapsed_ms: float
-    phases: dict[str, float]
-    status_code: int | None = None
-    reason: Reason | None = None
-    phase: str | None = None
-    address: str | None = None
-
-
-class Result(BaseModel):
-    """What one check saw. ``phases`` are milliseconds, and ``bottleneck`` names the one that took most."""
-
-    scheduled_at: Moment | None
-    started_at: Moment
-    finished_at: Moment
-    verdict: Verdict
-    status_code: int | None
-    elapsed_ms: float
-    phases: dict[str, float]
-    bottleneck: str | None
-    reason: Reason | None
-    sentence: str | None
-
-
-class LastResult(Result):
-    """The newest result of a target, with every attempt."""
-
-    address: str | None
-    attempts: list[AttemptSeen]
-
-
-class PastResult(Result):
-    """A result of the history; ``attempts`` is how many there were."""
-
-    attempts: int
 
 
 class Effective(BaseModel):
@@ -230,25 +183,68 @@ class Effective(BaseModel):
 
 
 class Uptime(BaseModel):
-    """The share of checks that ended up, from 0 to 1; null where none ended up or down."""
+    """The share of checks that ended up or degraded, from 0 to 1; null where none ended so or down."""
 
     last_24_hours: float | None
     last_90_days: float | None
 
 
-class TargetSeen(BaseModel):
-    """One target: its check as it was given (null follows the settings), and what is believed of it."""
+class BodyShown(BaseModel):
+    """What is sent: its kind alone."""
 
-    id: str
+    type: Literal["text", "json", "form"]
+    content: Literal["***"]
+
+
+class BasicShown(BaseModel):
+    """That it signs in, and how."""
+
+    type: Literal["basic"]
+    username: Literal["***"]
+    password: Literal["***"]
+
+
+class BearerShown(BaseModel):
+    """That it sends a token."""
+
+    type: Literal["bearer"]
+    token: Literal["***"]
+
+
+class CheckShown(BaseModel):
+    """A check as it was given, without its secrets: `***` stands for what is not shown. Null follows the settings."""
+
     title: str | None
-    endpoint: str = Field(description="Without its secrets.")
+    endpoint: str
     expected_http_code: int | None
+    expected_http_codes: list[int | str] | None
     interval: int | None
     timeout: float | None
     retries: int | None
     backoff_factor: float | None
-    error_codes: list[int] | None
+    error_codes: list[ErrorCode] | None
+    method: Method | None
+    headers: dict[str, str] | None
+    user_agent: str | None
+    body: BodyShown | None
+    auth: BasicShown | BearerShown | None
+    follow_redirects: bool | None
+    max_redirects: int | None
+    verify_tls: bool | None
+    ca_certificate: str | None
+    client_certificate: Literal["***"] | None
+    ip_version: Literal[4, 6] | None
+    http_version: Literal["1.0", "1.1", "2"] | None
+    proxy: str | None
+    degraded_ms: int | None
+    assertions: list[dict[str, Any]] | None
     paused: bool
+
+
+class TargetSeen(CheckShown):
+    """One target: its check, and what is believed of it."""
+
+    id: str
     effective: Effective
     status: Status
     since: Moment
@@ -276,13 +272,6 @@ class TargetList(BaseModel):
     next_cursor: str | None
 
 
-class ResultList(BaseModel):
-    """One page of results, the newest first."""
-
-    results: list[PastResult]
-    next_cursor: str | None
-
-
 class AlertOwed(BaseModel):
     """What people are to be told about one change of state."""
 
@@ -295,7 +284,7 @@ class AlertOwed(BaseModel):
     endpoint: str
     at: Moment
     began_at: Moment
-    expected: int
+    expected: int | str = Field(description='The code, or codes and ranges: "200-299, 404".')
     got: int | None = None
     reason: str | None = None
     sentence: str | None = None

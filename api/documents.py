@@ -15,10 +15,9 @@ from flask_openapi3.openapi import OpenAPI
 from flask_openapi3.utils import get_model_schema
 from pydantic import BaseModel
 
-from api import answers
+from api import answers, narrowing
 from api.errors import refuse_invalid
 from api.services import services
-from shared.monitor import LONGEST_TIMEOUT_SECONDS
 
 _EVERY_ROUTE = (401, 403, 500, 503)
 _SWAGGER = Path(flask_openapi3_swagger.__file__).parent / "templates" / "swagger"
@@ -32,22 +31,6 @@ ABOUT = """An HTTP endpoint monitor: it checks URLs at their interval, keeps wha
 
 Beside these routes: `/events` streams what happens as Server-Sent Events (`?target=`, `Last-Event-ID`), `/livez`,
 `/readyz` and `/metrics` are for machines, `/` and `/rq/` for people."""
-
-# What shared.endpoint takes, as far as a regular expression can tell it. Internationalized hosts and IPv6 addresses
-# are taken too; whoever generates requests from this document need not know them.
-_NAME = r"[a-z][a-z0-9]{0,20}(-[a-z0-9]{1,20})?(\.[a-z][a-z0-9]{0,20}){0,5}"
-_OCTET = r"(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
-_ADDRESS = rf"([1-9]|[1-9][0-9]|1[0-5][0-9]|16[0-8]|1[7-9][0-9]|2[01][0-9]|22[0-3])(\.{_OCTET}){{3}}"
-_PORT = r"([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3})"
-ENDPOINT_PATTERN = rf"^https?://({_NAME}|{_ADDRESS})(:{_PORT})?([/?#][!#-;=?-\[\]-_a-~]*)?$"
-TITLE_PATTERN = r"^[^\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]*$"
-_BEYOND_MODELS: dict[str, dict[str, Any]] = {
-    "endpoint": {"pattern": ENDPOINT_PATTERN},
-    "title": {"pattern": TITLE_PATTERN},
-    "timeout": {"type": "number", "minimum": 0, "exclusiveMinimum": True, "maximum": LONGEST_TIMEOUT_SECONDS},
-    "backoff_factor": {"type": "number", "minimum": 0, "maximum": 120},
-}
-"""Rules of a target's fields that pydantic leaves out of their schema."""
 
 
 def make_app() -> OpenAPI:
@@ -120,14 +103,9 @@ def describe_routes(app: OpenAPI) -> dict[str, Any]:
         del document["components"]["securitySchemes"]
     components = document["components"]["schemas"]
     components.pop("ValidationErrorModel", None)
-    for model_name in ("Check", "PatchTarget"):
-        for field, rules in _BEYOND_MODELS.items():
-            components[model_name]["properties"][field].update(rules)
-    components["PostQueue"]["minProperties"] = 1
+    narrowing.narrow(components)
     # Whoever draws requests from this document would draw waits of half a minute; the route's text tells of it.
     del document["paths"]["/status"]["post"]["parameters"]
-    # Too many targets are 413 and not 422, which readers of a schema expect for what breaks it.
-    components["PostStatus"]["properties"]["targets"].pop("maxItems")
     return document
 
 
@@ -150,7 +128,9 @@ def downgrade(schema: dict[str, Any]) -> dict[str, Any]:
         return {"type": "object", "nullable": True, "enum": [None]}
     if "const" in schema:
         schema["enum"] = [schema.pop("const")]
-    for bound in ("minimum", "maximum"):
+    for bound, excluding in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
+        if excluding in schema:
+            schema |= {bound: schema[excluding], excluding: True}
         if isinstance(schema.get(bound), float) and schema[bound].is_integer():
             schema[bound] = int(schema[bound])
     if "properties" in schema:
@@ -158,6 +138,8 @@ def downgrade(schema: dict[str, Any]) -> dict[str, Any]:
     for name in ("items", "additionalProperties"):
         if isinstance(schema.get(name), dict):
             schema[name] = downgrade(schema[name])
+    if "oneOf" in schema:
+        schema["oneOf"] = [downgrade(branch) for branch in schema["oneOf"]]
     if "anyOf" in schema:
         return _downgrade_union(schema)
     return schema
@@ -168,6 +150,8 @@ def _downgrade_union(schema: dict[str, Any]) -> dict[str, Any]:
     nullable = {"nullable": True} if len(branches) < len(schema["anyOf"]) else {}
     branches = [downgrade(branch) for branch in branches]
     rest = {name: value for name, value in schema.items() if name != "anyOf"}
+    if nullable and "enum" in branches[0]:
+        branches[0] |= {"enum": [*branches[0]["enum"], None]}
     if len(branches) > 1:
         return rest | {"anyOf": branches} | nullable
     # Whatever stands beside a $ref is ignored in 3.0.

@@ -10,16 +10,18 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
+from itertools import takewhile
 from typing import Any
 
-from flask import Flask, Response, current_app, request
+from flask import Flask, Response, current_app, g, request
 from pydantic import ValidationError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, ReadOnlyError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from shared.endpoint import MASK, redact
+from shared.check import EXPECTATIONS, SECRETS, ContradictionError
+from shared.endpoint import MASK, looks_secret, redact
 from shared.monitor import MonitorError
 from shared.store import TooMuchChangeError
 
@@ -28,7 +30,9 @@ MOST_TARGETS = 1000
 _MOST_ERRORS = 20
 _LONGEST_VALUE = 60
 RETRY_AFTER_SECONDS = "5"
-_PYDANTIC_STEP = re.compile(r"[\[(]|^(int|float|str|constrained-\w+)$")
+_OBJECT_WANTED = {"model_type", "model_attributes_type", "dict_type"}
+_HEADER_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,40}")
+_PART_OF_SECRET = re.compile("content|password|token|type|username")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,20}://")
 
 Problem = tuple[Sequence[str | int], str]
@@ -63,6 +67,13 @@ def invalid(loc: Sequence[str | int], rule: str, value: object) -> RefusalError:
     """422 for one value that the schema cannot judge."""
     sentence = f"{_name(loc)} {rule} (it is {shown(value)})"
     return RefusalError(422, sentence, problems=[(loc, sentence)])
+
+
+def contradiction(error: ContradictionError, *loc: str | int) -> RefusalError:
+    """409: what was sent is good by itself, and does not go together with what is there."""
+    path = [*loc, error.field]
+    sentence = f"{_name(path)} {error.rule}"
+    return RefusalError(409, sentence, problems=[(path, sentence)])
 
 
 def register(app: Flask) -> None:
@@ -140,31 +151,70 @@ def _answer_bug(error: Exception) -> Response:
 
 def refuse_invalid(error: ValidationError) -> Response:
     """What flask-openapi3 calls when a request does not fit its model; always raises RefusalError."""
-    found = error.errors(include_url=False, include_context=False)
+    found = error.errors(include_url=False)
     if any(each["type"] == "too_long" and each["loc"] == ("targets",) for each in found):
         raise RefusalError(413, f"targets must be at most {MOST_TARGETS} in one request")
-    problems = [(_shown_loc(each["loc"]), _sentence(each)) for each in found[:_MOST_ERRORS]]
+    problems = [_problem(each) for each in found[:_MOST_ERRORS]]
     message = problems[0][1]
     if len(found) > 1:
         message += f" (and {len(found) - 1} more)"
     raise RefusalError(422, message, problems=problems)
 
 
-def _sentence(found: Any) -> str:
-    name = _name(_shown_loc(found["loc"]))
-    if found["type"] == "missing":
-        return f"{name} is missing"
+def _problem(found: Any) -> Problem:
+    """One error of pydantic's as a path and a sentence; the value is told where it can be no secret."""
+    path, context = _path(found), found.get("ctx", {})
+    if isinstance(context.get("error"), ContradictionError):
+        path.append(context["error"].field)
+        return path, f"{_name(path)} {context['error'].rule}"
+    if found["type"] in ("union_tag_not_found", "union_tag_invalid"):
+        path.append(context["discriminator"].strip("'"))
+    name = _name(path)
+    if found["type"] in ("missing", "union_tag_not_found"):
+        return path, f"{name} is missing"
+    if found["type"] == "union_tag_invalid":
+        return path, f"{name} must be one of {context['expected_tags']}"
+    is_secret = not SECRETS.isdisjoint(path)
     if found["type"] == "extra_forbidden":
-        return f"{name} is not a field that is known here"
-    rule = found["msg"].removeprefix("Value error, ").replace("Input should", "must", 1)
-    rule = rule.replace("String should", "must", 1).replace("List should", "must", 1)
-    return f"{name} {rule} (it is {shown(found['input'])})"
+        return path, f"{name} {'has a field that is not known' if is_secret else 'is not a field'} here"
+    if is_secret or _is_expectation(path):
+        return path, f"{name} {_rule(found)}"
+    return path, f"{name} {_rule(found)} (it is {shown(found['input'])})"
 
 
-def _shown_loc(loc: Sequence[str | int]) -> list[str | int]:
-    """The path without the steps that pydantic adds for unions and functions; names from outside are shortened."""
-    steps = [step for step in loc if isinstance(step, int) or not _PYDANTIC_STEP.search(step)]
-    return [step if isinstance(step, int) else shown(step)[1:-1] for step in steps]
+def _is_expectation(path: Sequence[str | int]) -> bool:
+    """Whether it is what an assertion compares with, which may be a secret of the server's."""
+    return "assertions" in path and path[-1] in EXPECTATIONS
+
+
+def _rule(found: Any) -> str:
+    if found["type"] in _OBJECT_WANTED:
+        return "must be an object"
+    if found["type"] in ("list_type", "tuple_type"):
+        return "must be a list"
+    rule: str = found["msg"].removeprefix("Value error, ")
+    for subject in ("Input", "String", "List", "Tuple", "Dictionary"):
+        rule = rule.replace(f"{subject} should", "must", 1)
+    return rule
+
+
+def _path(found: Any) -> list[str | int]:
+    """Where it is in what was sent: pydantic adds steps for unions and functions, which nobody has sent.
+
+    Inside of a field that may hold a secret the path ends where the names are not ours; elsewhere they are shortened.
+    """
+    here: Any = g.get("document", request.args)
+    steps: list[str | int] = []
+    for step in found["loc"]:
+        if (isinstance(here, Mapping) and step in here) or (isinstance(here, list) and isinstance(step, int)):
+            steps.append(step)
+            here = here[step]
+    if found["type"] == "missing":
+        steps.append(found["loc"][-1])
+    secret = next((place for place, step in enumerate(steps) if step in SECRETS), len(steps))
+    ours = _HEADER_NAME if steps[secret : secret + 1] == ["headers"] else _PART_OF_SECRET
+    inside = takewhile(lambda step: ours.fullmatch(str(step)), steps[secret + 1 :])
+    return [step if isinstance(step, int) else shown(step)[1:-1] for step in (*steps[: secret + 1], *inside)]
 
 
 def _name(loc: Sequence[str | int]) -> str:
@@ -191,4 +241,5 @@ def _without_secrets(text: str) -> str:
     rest = text[len(scheme) :]
     if "@" in rest:
         rest = f"{MASK}@{rest.rpartition('@')[2]}"
-    return redact(scheme + rest) if scheme else redact(f"x://{rest}").removeprefix("x://")
+    told = redact(scheme + rest) if scheme else redact(f"x://{rest}").removeprefix("x://")
+    return MASK if looks_secret(told.removeprefix(scheme).removeprefix(f"{MASK}@")) else told

@@ -10,9 +10,10 @@ from flask import Flask, Response, render_template, request, url_for
 from pydantic import ValidationError
 from redis.exceptions import RedisError
 
-from api import answers, schemas
+from api import schemas
 from api.errors import RETRY_AFTER_SECONDS, refuse_invalid
 from api.paging import find_page
+from api.seen import moment
 from api.services import now_ms, services
 from shared.endpoint import redact
 from shared.health import Health
@@ -36,8 +37,10 @@ _REASONS = {
     Reason.PROTOCOL: "not HTTP",
     Reason.TOO_MANY_REDIRECTS: "too many redirects",
     Reason.BLOCKED: "address not allowed",
+    Reason.ASSERTION: "assertion failed",
     Reason.INTERNAL: "could not be checked",
 }
+_WORTH_A_SENTENCE = (Status.DOWN, Status.DEGRADED, Status.UNKNOWN)
 
 
 def register(app: Flask) -> None:
@@ -118,7 +121,7 @@ class Filter:
 
 def filters(health: Health, chosen: Status | None) -> list[Filter]:
     everything = Filter("all", url_for("page"), sum(health.statuses.values()), chosen is None)
-    order = (Status.DOWN, Status.UP, Status.UNKNOWN, Status.PENDING, Status.PAUSED)
+    order = (Status.DOWN, Status.DEGRADED, Status.UP, Status.UNKNOWN, Status.PENDING, Status.PAUSED)
     found = [Filter(each, url_for("page", status=each), health.statuses[each], chosen is each) for each in order]
     return [everything, *(each for each in found if each.count or each.is_chosen)]
 
@@ -145,8 +148,10 @@ class Row:
     status: Status
     response: str
     sentence: str
+    """What is wrong; only while something is."""
     latency: str
     bottleneck: str
+    unusual: str
     phases: list[Phase]
     checked: str
     checked_at: str
@@ -164,9 +169,10 @@ def row(watched: Watched, now: int) -> Row:
         endpoint=redact(watched.target.check.endpoint),
         status=watched.state.status,
         response=_response(latest),
-        sentence=latest.get("sentence", ""),
+        sentence=latest.get("sentence", "") if watched.state.status in _WORTH_A_SENTENCE else "",
         latency=milliseconds(latest["elapsed_ms"]) if latest.get("elapsed_ms") else "",
         bottleneck=f"{bottleneck} {milliseconds(measured[bottleneck])}" if bottleneck else "",
+        unusual=latest.get("unusual", ""),
         phases=phases(measured),
         checked=f"{ago(now - latest['finished_at'])} ago" if latest else "",
         checked_at=_clock(latest["finished_at"]) if latest else "",
@@ -217,4 +223,4 @@ def ago(age_ms: int | None) -> str:
 
 
 def _clock(ms: int) -> str:
-    return answers.moment(ms)[:19].replace("T", " ") + " UTC"
+    return moment(ms)[:19].replace("T", " ") + " UTC"

@@ -1,6 +1,6 @@
 """What comes in over the HTTP edge: the models of queries and bodies, which refuse and are ``/openapi.json`` alike.
 
-What a target may be is ``shared.monitor.Check`` at both doors.
+What a target may be is ``shared.check.Check`` at both doors.
 """
 
 from __future__ import annotations
@@ -12,21 +12,12 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, WithJsonSchema
 
 from api.errors import MOST_TARGETS
-from shared.monitor import (
-    BackoffFactor,
-    Check,
-    Endpoint,
-    ErrorCode,
-    IntervalSeconds,
-    Retries,
-    Status,
-    StatusCode,
-    TimeoutSeconds,
-    Title,
-)
+from shared.check import Check, Endpoint
+from shared.monitor import Status
 
 LARGEST_PAGE = 1000
 LONGEST_WAIT_SECONDS = 30
+LONGEST_TRIAL_SECONDS = 60
 MOST_WORKERS = 64
 LONGEST_QUEUE = 1000
 
@@ -77,14 +68,27 @@ Cursor = Annotated[
     str,
     Field(pattern=r"^c[0-9a-z]{1,11}$", description="Where the next page begins: `next_cursor` of the page before."),
 ]
+Wait = Annotated[float, Field(ge=0, le=LONGEST_WAIT_SECONDS, allow_inf_nan=False), BeforeValidator(_number)]
 Limit = Annotated[int, Field(ge=1, le=LARGEST_PAGE), BeforeValidator(_number)]
 
 
 class WaitQuery(Parameters):
     """How long ``POST /status`` may take."""
 
-    wait: Annotated[float, Field(ge=0, le=LONGEST_WAIT_SECONDS, allow_inf_nan=False), BeforeValidator(_number)] = Field(
-        default=0, description="Seconds to wait for the first results; the answer then holds them."
+    wait: Wait = Field(default=0, description="Seconds to wait for the first results; the answer then holds them.")
+
+
+class CheckNowQuery(Parameters):
+    """How long a check by hand may take."""
+
+    wait: Wait = Field(default=0, description="Seconds to wait for the result; 0 answers at once.")
+
+
+class TrialQuery(Parameters):
+    """How long a trial may take."""
+
+    wait: Annotated[float, Field(ge=1, le=LONGEST_TRIAL_SECONDS, allow_inf_nan=False), BeforeValidator(_number)] = (
+        Field(default=30, description="Seconds to wait for the result.")
     )
 
 
@@ -153,24 +157,15 @@ class PostQueue(BaseModel):
     )
 
 
-class PatchTarget(BaseModel):
-    """The body of ``PATCH /api/v1/targets/{id}``: fields that are named change, and null is the default again."""
+class PatchTarget(Check):
+    """The body of ``PATCH /api/v1/targets/{id}``: what is named changes, objects as a whole; null is the default."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    title: Title | None = None
     endpoint: Endpoint = Field(default_factory=str)
-    expected_http_code: StatusCode | None = None
-    interval: IntervalSeconds | None = None
-    timeout: TimeoutSeconds | None = None
-    retries: Retries | None = None
-    backoff_factor: BackoffFactor | None = None
-    error_codes: tuple[ErrorCode, ...] | None = None
-    paused: StrictBool | None = None
+    paused: StrictBool | None = None  # type: ignore[assignment] # wider than in a check: null is false here
 
     def apply(self, check: Check) -> Check:
-        """The check with the fields that this body names."""
+        """The check with the fields that this body names; raises ContradictionError."""
         named = {name: getattr(self, name) for name in self.model_fields_set}
         if named.get("paused", True) is None:
             named["paused"] = False
-        return check.model_copy(update=named)
+        return check.changed(named)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -11,40 +10,39 @@ from flask import Response
 from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 
-from api import answers, schemas
-from api.access import Turnstile
+from api import answers, schemas, waiting
 from api.documents import answer, refusals
-from api.errors import RefusalError, not_found
+from api.errors import RefusalError, contradiction, not_found
 from api.paging import find_page
 from api.services import now_ms, services
+from shared.check import Check, ContradictionError
 from shared.endpoint import redact
-from shared.monitor import Check, Status
+from shared.monitor import Status
 from shared.queues import CHECKS
 from shared.store import Watched, Written
 
 blueprint = APIBlueprint("status", __name__, abp_tags=[Tag(name="original", description="The routes of old.")])
 
-_POLL_SECONDS = 0.1
-waiting = Turnstile(8, "requests that wait for results")
-"""A bound of this process: each holds a thread of the server for up to half a minute."""
-
 
 # --- /status -------------------------------------------------------------------------------------------------------
 
 
-@blueprint.post("/status", responses={201: answers.Posted, **refusals(400, 413, 415, 422, 429)})
+@blueprint.post("/status", responses={201: answers.Posted, **refusals(400, 409, 413, 415, 422, 429)})
 def post_status(query: schemas.WaitQuery, body: schemas.PostStatus) -> Response:
     """Watch these endpoints; the first check of each starts at once.
 
-    The pair (title, endpoint) identifies a target: posting it again updates it. With `?wait=SECONDS`, 30 at the most,
+    The pair (title, endpoint) identifies a target: posting it again updates it, and is 409 where the new fields do not
+    go together with those that stay. With `?wait=SECONDS`, 30 at the most,
     the answer is given when the first results are in, or when the time is over, and holds what is known then.
     """
     if not query.wait:
         return _answer_posted([_posted(each) for each in _put(body.targets)])
-    with waiting():
+    with waiting.places():
         asked_at = now_ms()
         written = _put(body.targets)
-        _await_results([each.target.id for each in written if not each.target.check.paused], asked_at, query.wait)
+        waiting.until_checked(
+            [each.target.id for each in written if not each.target.check.paused], asked_at, query.wait
+        )
         seen = _load(each.target.id for each in written)
         return _answer_posted([_awaited(each, seen[each.target.id]) for each in written if each.target.id in seen])
 
@@ -57,29 +55,16 @@ def _put(checks: Sequence[Check]) -> list[Written]:
         check if check.expected_http_code is not None else check.model_copy(update={"expected_http_code": default})
         for check in checks
     ]
-    written = at_hand.store.targets.put(filled, now=now_ms())
+    try:
+        written = at_hand.store.targets.put(filled, now=now_ms())
+    except ContradictionError as error:
+        raise contradiction(error, "targets", error.index) from None
     # Where Redis goes away between the two, the targets stand and the client hears 503. Posting again is harmless,
     # and without it the schedule checks them at their next turn.
     at_hand.queues.enqueue_check(
         list(dict.fromkeys(each.target.id for each in written if not each.target.check.paused))
     )
     return written
-
-
-def _await_results(target_ids: Sequence[str], asked_at: int, seconds: float) -> None:
-    """Return when each target has a result of a check begun after ``asked_at`` (ms), or when the time is over."""
-    deadline = time.monotonic() + seconds
-    missing = list(dict.fromkeys(target_ids))
-    while missing:
-        # A target that somebody deletes meanwhile is not waited for.
-        missing = [
-            each
-            for each, watched in _load(missing).items()
-            if watched.latest is None or watched.latest["started_at"] < asked_at
-        ]
-        if not missing or time.monotonic() + _POLL_SECONDS > deadline:
-            return
-        time.sleep(_POLL_SECONDS)
 
 
 def _load(target_ids: Iterable[str]) -> dict[str, Watched]:
@@ -166,9 +151,9 @@ def _eight_fields(watched: Watched) -> dict[str, Any]:
         "actual_response": latest.get("status_code") if latest else None,
         "elapsed": f"{latest['elapsed_ms'] / 1000:.2f} seconds" if latest else None,
         "endpoint": redact(check.endpoint),
-        "expected_response": services().settings.expected_code(check),
+        "expected_response": services().settings.expected_number(check),
         "is_down": watched.state.status is Status.DOWN,
-        "is_up": watched.state.status is Status.UP,
+        "is_up": watched.state.status in (Status.UP, Status.DEGRADED),
         "timestamp": _timestamp(latest["finished_at"]) if latest else None,
         "title": check.title,
     }

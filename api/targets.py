@@ -1,4 +1,4 @@
-"""The REST API proper: targets, their results and the outbox, under ``/api/v1``."""
+"""The REST API proper: targets and the outbox, under ``/api/v1``; what checks have seen is in ``api.checks``."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from flask_openapi3.blueprint import APIBlueprint
 from flask_openapi3.models.tag import Tag
 
 from api import answers, schemas
-from api.answers import moment, moment_or_none
 from api.documents import answer, problems
-from api.errors import RefusalError, not_found, shown
-from api.paging import cursor, find_page, position
+from api.errors import RefusalError, contradiction, not_found, shown
+from api.paging import find_page
+from api.seen import LastResult, moment
 from api.services import now_ms, services
-from shared.endpoint import redact
-from shared.monitor import Check, State, Status
+from shared.check import Check, ContradictionError
+from shared.check import shown as without_secrets
+from shared.monitor import State, Status
 from shared.store import TargetTakenError, Watched
 
 blueprint = APIBlueprint(
@@ -50,7 +51,7 @@ def list_targets(query: schemas.TargetsQuery) -> Response:
         after=query.cursor,
         limit=query.limit,
     )
-    targets = [answers.TargetSeen(**_fields(each)) for each in page.targets]
+    targets = [answers.TargetSeen(**fields(each)) for each in page.targets]
     return answer(answers.TargetList(targets=targets, total=page.total, next_cursor=page.next_cursor))
 
 
@@ -65,7 +66,7 @@ def create_target(query: schemas.NoParameters, body: Check) -> Response:  # noqa
     target_id = written[0].target.id
     if not body.paused:
         at_hand.queues.enqueue_check([target_id])
-    created = answer(answers.TargetCreated(**_fields(_get(target_id)), created=True), 201)
+    created = answer(answers.TargetCreated(**fields(find(target_id)), created=True), 201)
     created.headers["Location"] = f"/api/v1/targets/{target_id}"
     return created
 
@@ -73,22 +74,27 @@ def create_target(query: schemas.NoParameters, body: Check) -> Response:  # noqa
 @blueprint.get("/targets/<id>", responses={200: answers.TargetInFull, **problems(404, 422)})
 def get_target(path: schemas.TargetPath, query: schemas.NoParameters) -> Response:  # noqa: ARG001 - refuses parameters
     """One target, with its uptime."""
-    return answer(answers.TargetInFull(**_fields(_get(path.id)), uptime=_uptime(path.id)))
+    return answer(answers.TargetInFull(**fields(find(path.id)), uptime=_uptime(path.id)))
 
 
 @blueprint.patch("/targets/<id>", responses={200: answers.TargetInFull, **problems(400, 404, 409, 413, 415, 422)})
 def change_target(path: schemas.TargetPath, query: schemas.NoParameters, body: schemas.PatchTarget) -> Response:  # noqa: ARG001
-    """Change what the body names; null is the default again. ``paused`` pauses and resumes."""
+    """Change what the body names, objects as a whole; null is the default again. `paused` pauses and resumes.
+
+    409 where the fields do not go together with those that stay, or where another target has the title and endpoint.
+    """
     at_hand = services()
     try:
         written = at_hand.store.targets.patch(path.id, body.apply, now=now_ms())
     except TargetTakenError:
         raise _taken() from None
+    except ContradictionError as error:
+        raise contradiction(error) from None
     if written is None:
         raise _unknown(path.id)
     if written.changed and not written.target.check.paused:
         at_hand.queues.enqueue_check([path.id])
-    return answer(answers.TargetInFull(**_fields(_get(path.id)), uptime=_uptime(path.id)))
+    return answer(answers.TargetInFull(**fields(find(path.id)), uptime=_uptime(path.id)))
 
 
 @blueprint.delete("/targets/<id>", responses={204: None, **problems(404, 422)})
@@ -99,20 +105,8 @@ def delete_target(path: schemas.TargetPath, query: schemas.NoParameters) -> Resp
     return Response(status=204)
 
 
-@blueprint.get("/targets/<id>/results", responses={200: answers.ResultList, **problems(404, 422)})
-def list_results(path: schemas.TargetPath, query: schemas.ResultsQuery) -> Response:
-    """What the checks of the last day or so have seen, the newest first."""
-    _get(path.id)
-    before = position(query.cursor)
-    rows = services().store.recording.history(
-        path.id, since=query.since, before=None if before is None else max(before, 1), limit=query.limit + 1
-    )
-    following = cursor(rows[query.limit - 1]["started_at"]) if len(rows) > query.limit else None
-    results = [answers.PastResult(**_with_moments(row)) for row in rows[: query.limit]]
-    return answer(answers.ResultList(results=results, next_cursor=following))
-
-
-def _get(target_id: str) -> Watched:
+def find(target_id: str) -> Watched:
+    """The target; raises RefusalError (404)."""
     watched = services().store.targets.get(target_id)
     if watched is None:
         raise _unknown(target_id)
@@ -127,15 +121,14 @@ def _taken() -> RefusalError:
     return RefusalError(409, "another target has this title and endpoint")
 
 
-def _fields(watched: Watched) -> dict[str, Any]:
+def fields(watched: Watched) -> dict[str, Any]:
     """The fields of :class:`answers.TargetSeen`."""
     check, settings = watched.target.check, services().settings
     return {
-        **check.model_dump(),
+        **without_secrets(check),
         "id": watched.target.id,
-        "endpoint": redact(check.endpoint),
         "effective": {
-            "expected_http_code": settings.expected_code(check),
+            "expected_http_code": settings.expected_number(check),
             "interval": settings.interval(check),
             "timeout": settings.timeout(check),
             "retries": settings.retries(check),
@@ -145,19 +138,8 @@ def _fields(watched: Watched) -> dict[str, Any]:
         "status": watched.state.status,
         "since": moment(watched.state.since),
         "created_at": moment(watched.target.created_at),
-        "last_result": _last_result(watched.latest) if watched.latest else None,
+        "last_result": LastResult.of(watched.latest) if watched.latest else None,
     }
-
-
-def _last_result(latest: dict[str, Any]) -> dict[str, Any]:
-    attempts = [{**each, "started_at": moment(each["started_at"])} for each in latest["attempts"]]
-    absent = dict.fromkeys(answers.LastResult.model_fields)
-    return {**absent, **_with_moments(latest), "attempts": attempts}
-
-
-def _with_moments(result: dict[str, Any]) -> dict[str, Any]:
-    times = {name: moment_or_none(result.get(name)) for name in ("scheduled_at", "started_at", "finished_at")}
-    return {**result, **times}
 
 
 def _uptime(target_id: str) -> answers.Uptime:
@@ -191,7 +173,13 @@ def list_outbox(query: schemas.NoParameters) -> Response:  # noqa: ARG001 - refu
 def _alert(alert: dict[str, Any] | None) -> dict[str, Any] | None:
     if alert is None:
         return None
-    return {**alert, "at": moment(alert["at"]), "began_at": moment(alert["began_at"])}
+    expected = str(alert["expected"])
+    return {
+        **alert,
+        "at": moment(alert["at"]),
+        "began_at": moment(alert["began_at"]),
+        "expected": int(expected) if expected.isdecimal() else expected,
+    }
 
 
 @blueprint.post("/outbox/<id>/retry", responses={200: answers.Revived, **problems(404, 422)})

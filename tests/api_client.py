@@ -12,14 +12,20 @@ from typing import Any
 from flask import Flask
 from flask.testing import FlaskClient
 from redis import Redis
+from rq.job import Job
 from werkzeug.serving import make_server
 
 from api import create_app
-from shared.monitor import Attempt, CheckResult, Reason, Target, Verdict
+from shared.monitor import AnswerSeen, Attempt, CertificateSeen, CheckResult, Reason, Target, Verdict
+from shared.queues import CHECK_TRIAL
 from shared.settings import Settings
 from shared.store import Defaults, Store
 
 GOOGLE = {"title": "Hit the Google!", "endpoint": "https://www.google.com/", "expected_http_code": 200}
+# Well-formed, and nothing more.
+CERTIFICATE = "-----BEGIN CERTIFICATE-----\naHVudGVyMg==\n-----END CERTIFICATE-----\n"
+KEY = "-----BEGIN PRIVATE KEY-----\naHVudGVyMjIy\n-----END PRIVATE KEY-----\n"
+DEFAULTS = Defaults(lambda check: check.expectation(200), lambda check: 300, group_wait_seconds=0)
 PHASES = {"dns": 10.0, "connect": 20.0, "tls": 30.0, "wait": 80.0, "transfer": 10.0}
 
 
@@ -30,6 +36,13 @@ def app_on(url: str, **settings: Any) -> Flask:
 
 def client_on(url: str, **settings: Any) -> FlaskClient:
     return app_on(url, **settings).test_client()
+
+
+def create(client: FlaskClient, **fields: Any) -> Any:
+    """Watch https://example.org/, or what the fields say; gives the answer."""
+    answer = client.post("/api/v1/targets", json={"endpoint": "https://example.org/", **fields})
+    assert answer.status_code == 201, answer.text
+    return answer.get_json()
 
 
 def digest_of(redis: Redis) -> str:
@@ -49,19 +62,23 @@ def result_of(
     status_code: int | None = 200,
     reason: Reason | None = None,
     sentence: str | None = None,
+    answer: AnswerSeen | None = None,
+    elapsed_ms: float = 150.0,
 ) -> CheckResult:
-    """One attempt of 150 ms, which began at ``at`` (ms; now)."""
+    """One attempt, which began at ``at`` (ms; now); most of its time it waited."""
     at = at if at is not None else int(time.time() * 1000)
-    attempt = Attempt(at, 150.0, PHASES, status_code=status_code, reason=reason, address="192.0.2.1:443")
+    phases = PHASES | {"wait": elapsed_ms - 70.0}
+    attempt = Attempt(at, elapsed_ms, phases, status_code=status_code, reason=reason, address="192.0.2.1:443")
     return CheckResult(
         target_id=target.id,
         revision=target.revision,
         verdict=verdict,
         attempts=(attempt,),
         started_at=at,
-        finished_at=at + 150,
+        finished_at=at + round(elapsed_ms),
         reason=reason,
         sentence=sentence,
+        answer=answer,
     )
 
 
@@ -70,22 +87,28 @@ def record(redis: Redis, target_id: str, verdict: Verdict = Verdict.UP, **result
     store = Store(redis)
     watched = store.targets.get(target_id)
     assert watched is not None
-    defaults = Defaults(expected_code=lambda check: 200, interval=lambda check: 300, group_wait_seconds=0)
-    assert store.recording.record([(watched, result_of(watched.target, verdict, **result))], defaults)
+    assert store.recording.record([(watched, result_of(watched.target, verdict, **result))], DEFAULTS)
+
+
+ANSWER = AnswerSeen(
+    redirects=("https://example.org/login",),
+    certificate=CertificateSeen("CN=example.org", "CN=Some CA", 1_600_000_000_000, 1_700_000_000_000, "ab" * 32),
+    headers=(("Content-Type", "text/html"), ("Set-Cookie", "***")),
+    body="<h1>Hello</h1>",
+    body_bytes=14,
+)
 
 
 @contextmanager
 def checked_by(redis: Redis, verdict: Verdict = Verdict.UP) -> Iterator[None]:
-    """While this lasts, every target gets a result as soon as a job asks for its check."""
+    """While this lasts, every check job that is enqueued is done at once: each of its targets gets this result."""
     over = threading.Event()
 
     def check() -> None:
         while not over.is_set():
-            if redis.llen("rq:queue:checks"):
-                redis.delete("rq:queue:checks")
-                for watched in Store(redis).targets.page(limit=1000):
-                    if not watched.target.check.paused:
-                        record(redis, watched.target.id, verdict)
+            for job_id in job_ids(redis):
+                if redis.lrem("rq:queue:checks", 1, job_id):
+                    _check(redis, Job.fetch(job_id, connection=redis), verdict)
             over.wait(0.01)
 
     thread = threading.Thread(target=check)
@@ -95,6 +118,20 @@ def checked_by(redis: Redis, verdict: Verdict = Verdict.UP) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
+
+
+def _check(redis: Redis, job: Job, verdict: Verdict) -> None:
+    store = Store(redis)
+    if job.func_name == CHECK_TRIAL:
+        (trial_id,) = job.args
+        check = store.trials.get(trial_id)
+        if check is not None:
+            result = result_of(Target(trial_id, check, 0, 0), verdict)
+            store.trials.answer(trial_id, {**result.document(), "answer": ANSWER.document()})
+        return
+    for watched in store.targets.load(job.args[0]):
+        result = result_of(watched.target, verdict, answer=ANSWER)
+        store.recording.record([(watched, result)], DEFAULTS)
 
 
 @contextmanager

@@ -30,6 +30,9 @@ REQUESTS = [
     ("PATCH", "/api/v1/targets/x"),
     ("DELETE", "/api/v1/targets/x"),
     ("GET", "/api/v1/targets/x/results"),
+    ("GET", "/api/v1/targets/x/failures"),
+    ("POST", "/api/v1/targets/x/check"),
+    ("POST", "/api/v1/check"),
     ("GET", "/api/v1/outbox"),
     ("GET", "/events"),
     ("GET", "/metrics"),
@@ -41,6 +44,7 @@ BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/status"): {"targets": [GOOGLE]},
     ("POST", "/status/queue"): {"worker_thread": 1},
     ("POST", "/api/v1/targets"): GOOGLE,
+    ("POST", "/api/v1/check"): GOOGLE,
     ("PATCH", "/api/v1/targets/x"): {"title": "x"},
 }
 

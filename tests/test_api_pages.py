@@ -70,11 +70,10 @@ def test_every_target_is_a_row(client: FlaskClient, redis: Redis) -> None:
     page = client.get("/").text
     text = text_of(page)
     assert "Shop https://***@shop.example/ up 200 150 ms wait 80 ms" in text
-    assert "Old & <b>bold</b> https://example.org/ down timed out 150 ms" in text
+    assert "Old & <b>bold</b> https://example.org/ No answer in 5 s. down timed out 150 ms" in text
     assert "New https://example.org/ pending not checked yet" in text
     assert "<b>bold" not in page
     assert "hunter2" not in page
-    assert 'title="No answer in 5 s."' in page
     assert "all 3" in text
     assert "down 1" in text
     assert "<title>1 down" in page
@@ -117,6 +116,37 @@ def test_a_filter_shows_one_status(client: FlaskClient, redis: Redis) -> None:
     assert "Broken" in text
     assert "Fresh" not in text
     assert "No target is up." in text_of(client.get("/?status=up").text)
+
+
+def test_a_slow_target_is_degraded_and_the_page_says_where_the_time_went(client: FlaskClient, redis: Redis) -> None:
+    slow = create(client, title="Slow")
+    for number in range(12):
+        record(redis, slow, at=now() - 60_000 + number)
+    why = "1,500 ms, slower than 500 ms"
+    record(redis, slow, Verdict.DEGRADED, at=now() - 1_000, elapsed_ms=1_500.0, sentence=why)
+    page = client.get("/").text
+    text = text_of(page)
+    assert f"Slow https://example.org/ {why} degraded 200 1500 ms wait 1430 ms" in text
+    assert "wait 1430 ms wait 1.4 s, 95 % of the total, 18 x its usual" in text
+    assert 'class="status degraded"' in page
+    assert "degraded 1" in text
+    assert "down · " not in page, "nothing is down"
+    assert "Slow" in client.get("/?status=degraded").text
+    assert "Slow" not in client.get("/?status=up").text
+
+
+def test_what_was_wrong_is_told_only_while_it_is(client: FlaskClient, redis: Redis) -> None:
+    target = create(client)
+    record(redis, target, Verdict.UNKNOWN, status_code=None, reason=Reason.INTERNAL, sentence="No sockets are left.")
+    assert "https://example.org/ No sockets are left. unknown could not be checked" in text_of(client.get("/").text)
+    client.patch(f"/api/v1/targets/{target}", json={"paused": True})
+    assert "No sockets are left" not in client.get("/").text
+
+
+def test_a_failed_assertion_is_told_in_two_words(client: FlaskClient, redis: Redis) -> None:
+    record(redis, create(client), Verdict.DOWN, reason=Reason.ASSERTION, sentence="The body does not contain it.")
+    text = text_of(client.get("/").text)
+    assert "The body does not contain it. down assertion failed" in text
 
 
 def test_a_hundred_targets_are_a_page(client: FlaskClient) -> None:

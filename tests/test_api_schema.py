@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,36 +14,43 @@ import pytest
 from flask.testing import FlaskClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from redis import Redis
 
-from api.documents import ENDPOINT_PATTERN, TITLE_PATTERN, downgrade
+from api import checks, narrowing
+from api.documents import downgrade
+from api.narrowing import ENDPOINT_PATTERN, TITLE_PATTERN
+from shared.check import Check
 from shared.endpoint import check_endpoint, is_plain_text
-from tests.api_client import app_on, client_on, served
+from tests.api_client import app_on, checked_by, client_on, served
 
 TOKEN = "correct-horse"
+PROJECT = Path(__file__).resolve().parent.parent
 
 
 @pytest.mark.parametrize(
-    ("token", "phases"), [(None, "coverage,fuzzing,stateful"), (TOKEN, "coverage")], ids=["open", "with a token"]
+    ("token", "phases"), [(None, "coverage,fuzzing,stateful"), (TOKEN, "fuzzing")], ids=["open", "with a token"]
 )
 def test_schemathesis_finds_nothing(
-    redis: Redis, valkey_url: str, tmp_path: Path, token: str | None, phases: str
+    redis: Redis, valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: str | None, phases: str
 ) -> None:
+    monkeypatch.setattr(checks, "MOST_A_MINUTE", 1_000_000)
     app = app_on(valkey_url, api_token=token, mail_recipients=("ops@example.org",))
-    with served(app) as url:
+    with served(app) as url, checked_by(redis):
         command = [str(Path(sys.executable).with_name("schemathesis")), "run", f"{url}/openapi.json", "--checks=all"]
         command += [f"--phases={phases}", "--max-examples=10", "--seed=1", "--request-timeout=10", "--no-color"]
         command += [f"--header=Authorization: Bearer {token}"] if token else []
         run = subprocess.run(
             command,
             cwd=tmp_path,
+            env={**os.environ, "SCHEMATHESIS_HOOKS": "tests.schemathesis_hooks", "PYTHONPATH": str(PROJECT)},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=400,
             check=False,
         )
     assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
-    assert "14 selected / 14 total" in run.stdout
+    assert "17 selected / 17 total" in run.stdout
 
 
 @pytest.fixture
@@ -64,6 +73,9 @@ def test_every_route_of_the_contract_is_declared(document: Any) -> None:
         ("PATCH", "/api/v1/targets/{id}"),
         ("DELETE", "/api/v1/targets/{id}"),
         ("GET", "/api/v1/targets/{id}/results"),
+        ("GET", "/api/v1/targets/{id}/failures"),
+        ("POST", "/api/v1/targets/{id}/check"),
+        ("POST", "/api/v1/check"),
         ("GET", "/api/v1/outbox"),
         ("POST", "/api/v1/outbox/{id}/retry"),
     }
@@ -109,6 +121,17 @@ def test_schemas_are_put_into_the_words_of_openapi_3_0() -> None:
     }
     assert downgrade(schema) == {"type": "integer", "minimum": 5, "nullable": True}
     assert downgrade({"anyOf": [{"$ref": "#/x"}, {"type": "null"}]}) == {"allOf": [{"$ref": "#/x"}], "nullable": True}
+    assert downgrade({"anyOf": [{"enum": [4, 6], "type": "integer"}, {"type": "null"}]}) == {
+        "enum": [4, 6, None],
+        "type": "integer",
+        "nullable": True,
+    }
+    assert downgrade({"type": "integer", "exclusiveMaximum": 9.0}) == {
+        "type": "integer",
+        "maximum": 9,
+        "exclusiveMaximum": True,
+    }
+    assert downgrade({"oneOf": [{"const": 1}, {"$ref": "#/x"}]}) == {"oneOf": [{"enum": [1]}, {"$ref": "#/x"}]}
     assert downgrade({"const": 1}) == {"enum": [1]}
     assert downgrade({"type": "null"}) == {"type": "object", "nullable": True, "enum": [None]}
     assert downgrade({"properties": {"title": {"type": "string", "title": "Title"}}}) == {
@@ -120,6 +143,39 @@ def test_schemas_are_put_into_the_words_of_openapi_3_0() -> None:
 @given(st.from_regex(ENDPOINT_PATTERN, fullmatch=True).filter(lambda endpoint: len(endpoint) <= 2048))
 def test_an_endpoint_that_the_document_allows_is_allowed(endpoint: str) -> None:
     assert check_endpoint(endpoint) == endpoint
+
+
+FIELDS_OF_PATTERNS: list[tuple[str, Callable[[str], dict[str, Any]]]] = [
+    (narrowing.PROXY_PATTERN, lambda text: {"proxy": text}),
+    (narrowing.PLAIN_PATTERN, lambda text: {"auth": {"type": "basic", "username": "", "password": text}}),
+    (narrowing.USERNAME_PATTERN, lambda text: {"auth": {"type": "basic", "username": text, "password": ""}}),
+    (narrowing.HEADER_VALUE_PATTERN, lambda text: {"headers": {"X-A": text}}),
+    (narrowing.USUAL_HEADER_NAME_PATTERN, lambda text: {"headers": {text: "x"}}),
+    (narrowing.CODES_PATTERN, lambda text: {"expected_http_codes": [text]}),
+    (narrowing.CA_PATTERN, lambda text: {"ca_certificate": text}),
+    (narrowing.CLIENT_PATTERN, lambda text: {"client_certificate": text}),
+    (
+        narrowing.JSON_PATH_PATTERN,
+        lambda text: {"assertions": [{"type": "json", "path": text, "operator": "exists"}]},
+    ),
+]
+
+
+@pytest.mark.parametrize(("pattern", "fields"), FIELDS_OF_PATTERNS)
+@settings(max_examples=40, derandomize=True, deadline=None, database=None)
+@given(data=st.data())
+def test_what_a_pattern_of_the_document_allows_is_allowed(
+    pattern: str, fields: Callable[[str], dict[str, Any]], data: st.DataObject
+) -> None:
+    text = data.draw(st.from_regex(pattern, fullmatch=True).filter(lambda text: len(text) <= 2048))
+    Check(endpoint="https://example.org/", **fields(text))
+
+
+@settings(max_examples=100, derandomize=True, deadline=None, database=None)
+@given(st.from_regex(narrowing.NO_HEADER_NAME_PATTERN))
+def test_a_header_name_that_the_document_forbids_is_forbidden(name: str) -> None:
+    with pytest.raises(ValidationError):
+        Check(endpoint="https://example.org/", headers={name: "x"})
 
 
 def test_a_title_that_the_document_forbids_is_forbidden() -> None:

@@ -10,6 +10,7 @@ from flask.testing import FlaskClient
 from redis import Redis
 from rq.job import Job
 
+from api.waiting import places
 from shared.monitor import Reason, Verdict
 from shared.store import Store
 from tests.api_client import GOOGLE, app_on, checked_by, client_on, job_ids, record
@@ -229,6 +230,14 @@ def test_pages_hold_every_target_once(client: FlaskClient) -> None:
     assert query["cursor"] == "", "the last page leads nowhere"
 
 
+def test_a_degraded_target_is_up_and_not_down(client: FlaskClient, redis: Redis) -> None:
+    [posted] = post(client, GOOGLE)["data"]["targets"]
+    record(redis, posted["id"], Verdict.DEGRADED)
+    data = get(client, status="degraded")["data"]
+    assert (data["is_up"], data["is_down"], data["targets"][0]["status"]) == (True, False, "degraded")
+    assert client.get("/status?status=up").status_code == 404
+
+
 def test_filters_choose(client: FlaskClient, redis: Redis) -> None:
     one, _, _ = post(client, GOOGLE, {**GOOGLE, "title": "Two"}, {"endpoint": "https://a:b@example.org/"})["data"][
         "targets"
@@ -344,16 +353,14 @@ def test_emails_without_a_recipient_are_a_conflict(client: FlaskClient, redis: R
 
 
 def test_too_many_waiting_requests_are_told_to_come_back(redis: Redis, valkey_url: str) -> None:
-    from api.status import waiting
-
     client = app_on(valkey_url).test_client()
     for _ in range(8):
-        waiting.enter()
+        places.enter()
     try:
         answer = client.post("/status?wait=1", json={"targets": [GOOGLE]})
     finally:
         for _ in range(8):
-            waiting.leave()
+            places.leave()
     assert answer.status_code == 429
     assert "Retry-After" in answer.headers
     assert client.get("/status").status_code == 404, "nothing was written"

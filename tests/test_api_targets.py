@@ -1,17 +1,20 @@
-"""The REST API proper under /api/v1."""
+"""Targets and the outbox under /api/v1."""
 
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
 from redis import Redis
 
+from shared.check import Check, JsonBody
 from shared.monitor import Reason, Verdict
+from shared.snapshot import decode, encode
 from shared.store import Store
-from tests.api_client import GOOGLE, PHASES, client_on, digest_of, job_ids, record
+from tests.api_client import CERTIFICATE, GOOGLE, KEY, PHASES, client_on, create, digest_of, job_ids, record
 
 AT = 1_674_563_561_000
 """2023-01-24 12:32:41 UTC."""
@@ -20,12 +23,6 @@ AT = 1_674_563_561_000
 @pytest.fixture
 def client(redis: Redis, valkey_url: str) -> FlaskClient:
     return client_on(valkey_url)
-
-
-def create(client: FlaskClient, **fields: Any) -> Any:
-    answer = client.post("/api/v1/targets", json={"endpoint": "https://example.org/", **fields})
-    assert answer.status_code == 201, answer.text
-    return answer.get_json()
 
 
 def patch(client: FlaskClient, target_id: str, **fields: Any) -> Any:
@@ -100,6 +97,7 @@ def test_the_last_result_is_told_in_full(client: FlaskClient, redis: Redis) -> N
         "bottleneck": "wait",
         "reason": "status",
         "sentence": "The status code was 500 and not 200.",
+        "unusual": None,
         "address": "192.0.2.1:443",
         "attempts": [
             {
@@ -126,7 +124,142 @@ def test_uptime_is_the_share_of_checks_that_ended_up(client: FlaskClient, redis:
     assert uptime == {"last_24_hours": pytest.approx(2 / 3), "last_90_days": 0.5}
 
 
+EVERY_FIELD = {
+    "title": "Shop",
+    "endpoint": "https://example.org/",
+    "expected_http_code": 201,
+    "expected_http_codes": ["200-299", 404],
+    "interval": 60,
+    "timeout": 2.5,
+    "retries": 1,
+    "backoff_factor": 0.5,
+    "error_codes": [502],
+    "method": "POST",
+    "headers": {"Accept": "text/html", "X-Api-Key": "hunter2"},
+    "user_agent": "monitor/1",
+    "body": {"type": "json", "content": {"a": None, "b": [1, 2.5, "x"]}},
+    "auth": {"type": "basic", "username": "user", "password": "hunter2"},
+    "follow_redirects": True,
+    "max_redirects": 3,
+    "verify_tls": False,
+    "ca_certificate": CERTIFICATE,
+    "client_certificate": CERTIFICATE + KEY,
+    "ip_version": 6,
+    "http_version": "1.1",
+    "proxy": "http://user:hunter2@proxy.example:3128",
+    "degraded_ms": 500,
+    "assertions": [
+        {"type": "body_contains", "value": "Hello"},
+        {"type": "json", "path": "$.status", "operator": "equals", "value": "ok"},
+    ],
+    "paused": False,
+}
+SHOWN = {
+    "headers": {"Accept": "text/html", "X-Api-Key": "***"},
+    "body": {"type": "json", "content": "***"},
+    "auth": {"type": "basic", "username": "***", "password": "***"},
+    "client_certificate": "***",
+    "proxy": "http://***@proxy.example:3128",
+}
+
+
+def test_every_field_of_a_check_is_taken_at_both_doors_and_shown_without_secrets(
+    client: FlaskClient, redis: Redis
+) -> None:
+    assert set(EVERY_FIELD) == set(Check.model_fields)
+    created = create(client, **EVERY_FIELD)
+    assert {name: created[name] for name in EVERY_FIELD} == EVERY_FIELD | SHOWN
+    posted = client.post("/status", json={"targets": [{**EVERY_FIELD, "title": "Second"}]})
+    [second] = posted.get_json()["data"]["targets"]
+    seen = client.get(f"/api/v1/targets/{second['id']}").get_json()
+    assert {name: seen[name] for name in EVERY_FIELD} == EVERY_FIELD | SHOWN | {"title": "Second"}
+    watched = Store(redis).targets.get(created["id"])
+    assert watched is not None
+    assert watched.target.check == Check(**EVERY_FIELD), "nothing of it was lost on the way, no null of the body either"
+    [saved] = decode(encode([watched], now=AT), Path("targets.json"))
+    assert saved.check == watched.target.check
+
+
+@pytest.mark.parametrize("content", [None, [None], {"a": None}, 2**64 - 1, -(2**63), "", 0.5])
+def test_any_json_is_sent_as_it_was_given(client: FlaskClient, redis: Redis, content: Any) -> None:
+    target = create(client, method="POST", body={"type": "json", "content": content})
+    watched = Store(redis).targets.get(target["id"])
+    assert watched is not None
+    assert isinstance(watched.target.check.body, JsonBody)
+    assert watched.target.check.body.content == content
+
+
+def test_what_no_reader_of_ours_gives_back_as_it_was_is_refused(client: FlaskClient) -> None:
+    answer = client.post(
+        "/api/v1/targets", json={"endpoint": "https://example.org/", "body": {"type": "json", "content": [2**64]}}
+    )
+    assert answer.status_code == 422
+    assert "64 bits" in answer.get_json()["detail"]
+
+
+def test_one_number_is_told_where_several_codes_are_expected(client: FlaskClient) -> None:
+    for codes, number in ((["200-299", 404], 200), ([404], 404), (["500-599"], 500)):
+        target = create(client, title=str(number), expected_http_codes=codes)
+        assert target["effective"]["expected_http_code"] == number
+        [listed] = client.get("/status", query_string={"title": str(number)}).get_json()["data"]["targets"]
+        assert listed["expected_response"] == number
+
+
 # --- changes ---
+
+
+def test_patch_replaces_objects_whole_and_null_is_the_default(client: FlaskClient) -> None:
+    target = create(client, **EVERY_FIELD)
+    patched = patch(client, target["id"], headers={"Accept": "*/*"}, body={"type": "text", "content": "x"}, auth=None)
+    assert patched["headers"] == {"Accept": "*/*"}
+    assert patched["body"] == {"type": "text", "content": "***"}
+    assert patched["auth"] is None
+    nothing = {name: None for name in EVERY_FIELD if name not in ("endpoint", "paused")}
+    patched = patch(client, target["id"], **nothing)
+    assert {name: patched[name] for name in nothing} == nothing
+
+
+@pytest.mark.parametrize("field", SHOWN)
+def test_what_an_answer_showed_in_place_of_a_secret_is_refused_as_a_value(
+    client: FlaskClient, redis: Redis, field: str
+) -> None:
+    target = create(client, **EVERY_FIELD)
+    before = digest_of(redis)
+    answer = client.patch(f"/api/v1/targets/{target['id']}", json={field: target[field]})
+    assert answer.status_code == 422
+    assert answer.get_json()["errors"][0]["loc"][0] == field
+    assert digest_of(redis) == before
+
+
+CONTRADICTIONS = [
+    ({"auth": {"type": "bearer", "token": "t"}}, {"headers": {"authorization": "x"}}, "auth"),
+    ({"headers": {"Authorization": "x"}}, {"auth": {"type": "bearer", "token": "t"}}, "auth"),
+    ({"user_agent": "a"}, {"headers": {"User-Agent": "b"}}, "user_agent"),
+    ({"method": "HEAD"}, {"body": {"type": "text", "content": "x"}}, "body"),
+]
+
+
+@pytest.mark.parametrize(("given", "added", "field"), CONTRADICTIONS)
+def test_fields_that_do_not_go_together_are_refused_at_every_door(
+    client: FlaskClient, redis: Redis, given: Any, added: Any, field: str
+) -> None:
+    target = create(client, **given)
+    before = digest_of(redis)
+    together = {"endpoint": "https://example.org/", **given, **added}
+    for path, body in (
+        ("/api/v1/targets", together),
+        ("/status", {"targets": [together]}),
+        ("/api/v1/check", together),
+    ):
+        answer = client.post(path, json=body)
+        assert answer.status_code == 422, path
+    patched = client.patch(f"/api/v1/targets/{target['id']}", json=added)
+    assert patched.status_code == 409
+    assert patched.get_json()["errors"][0]["loc"] == [field]
+    posted = client.post("/status", json={"targets": [GOOGLE, {"endpoint": "https://example.org/", **added}]})
+    assert posted.status_code == 409
+    assert posted.get_json()["data"]["errors"][0]["loc"] == ["targets", 1, field]
+    assert digest_of(redis) == before
 
 
 def test_patch_changes_what_it_names_and_null_is_the_default(client: FlaskClient, redis: Redis) -> None:
@@ -225,40 +358,17 @@ def test_the_list_is_paged_and_filtered(client: FlaskClient, redis: Redis) -> No
     assert client.get("/api/v1/targets?title=nobody").get_json()["targets"] == []
 
 
-def test_results_are_paged_newest_first(client: FlaskClient, redis: Redis) -> None:
-    target = create(client)
-    path = f"/api/v1/targets/{target['id']}/results"
-    assert client.get(path).get_json() == {"results": [], "next_cursor": None}
-    for number in range(5):
-        record(redis, target["id"], at=AT + number * 1000)
-    first = client.get(path, query_string={"limit": 3}).get_json()
-    second = client.get(path, query_string={"limit": 3, "cursor": first["next_cursor"]}).get_json()
-    seconds = [result["started_at"][17:19] for result in first["results"] + second["results"]]
-    assert seconds == ["45", "44", "43", "42", "41"]
-    assert second["next_cursor"] is None
-    newest = first["results"][0]
-    assert (newest["verdict"], newest["attempts"], newest["bottleneck"]) == ("up", 1, "wait")
-
-
-@pytest.mark.parametrize("since", ["2023-01-24T12:32:44Z", "2023-01-24T13:32:44+01:00", "2023-01-24t12:32:43.500z"])
-def test_since_leaves_older_results_out(client: FlaskClient, redis: Redis, since: str) -> None:
-    target = create(client)
-    for number in range(5):
-        record(redis, target["id"], at=AT + number * 1000)
-    found = client.get(f"/api/v1/targets/{target['id']}/results", query_string={"since": since}).get_json()
-    assert [result["started_at"][17:19] for result in found["results"]] == ["45", "44"]
-
-
-@pytest.mark.parametrize(
-    "since", ["yesterday", "2023-01-24", "2023-01-24T12:32:44", "1674563561", "", "2023-13-01T00:00:00Z"]
-)
-def test_a_time_needs_its_offset(client: FlaskClient, since: str) -> None:
-    target = create(client)
-    answer = client.get(f"/api/v1/targets/{target['id']}/results", query_string={"since": since})
-    assert answer.status_code == 422
-
-
 # --- the outbox ---
+
+
+def test_an_owed_mail_tells_what_was_expected_as_a_number_where_it_is_one(client: FlaskClient, redis: Redis) -> None:
+    for title, codes in (("One", None), ("Many", ["200-299", 404])):
+        record(redis, create(client, title=title, expected_http_codes=codes)["id"], Verdict.DOWN, status_code=500)
+    entries = client.get("/api/v1/outbox").get_json()["entries"]
+    assert {entry["alert"]["title"]: entry["alert"]["expected"] for entry in entries} == {
+        "One": 200,
+        "Many": "200-299, 404",
+    }
 
 
 def test_a_mail_that_was_given_up_is_seen_and_sent_again(client: FlaskClient, redis: Redis) -> None:
