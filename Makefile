@@ -5,20 +5,20 @@ VENV ?= .venv
 # one whose requirements changed, or that was made at another place or by another Python (its scripts name both).
 RUN_STAMP := $(VENV)/.installed
 TEST_STAMP := $(VENV)/.installed-tests
+BENCH_STAMP := $(VENV)/.installed-benchmarks
 MADE_BY := $(CURDIR) $(shell $(PYTHON) --version 2>&1)
 ifneq ($(MADE_BY),$(shell cat $(RUN_STAMP) 2>/dev/null))
 .PHONY: $(RUN_STAMP)
 endif
 
 PIP := $(VENV)/bin/python -m pip install -qq --disable-pip-version-check
-HAS_BENCHMARKS := $(wildcard benchmarks/__main__.py)
-PACKAGES := api worker shared tests $(if $(HAS_BENCHMARKS),benchmarks)
+PACKAGES := api worker shared tests benchmarks
 
 .DEFAULT_GOAL := help
 .PHONY: help run test lint bench clean
 
 help: ## print this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST) $(if $(HAS_BENCHMARKS),,| grep -v 'make bench')
+	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(MAKEFILE_LIST)
 
 run: $(RUN_STAMP) ## start the whole monitor here; Control-C stops it
 	@exec $(VENV)/bin/python -m worker.supervisor --with-parent
@@ -32,10 +32,8 @@ lint: $(TEST_STAMP) ## formatting, lint, types and the import rule
 	$(VENV)/bin/python -m mypy $(PACKAGES)
 	$(VENV)/bin/lint-imports --no-cache
 
-ifdef HAS_BENCHMARKS
-bench: $(RUN_STAMP) ## measure what a check costs on this machine
+bench: $(BENCH_STAMP) ## measure what a check costs on this machine
 	$(VENV)/bin/python -m benchmarks
-endif
 
 clean: ## remove the virtual environment and caches; keeps data/
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .schemathesis
@@ -47,7 +45,7 @@ $(RUN_STAMP): requirements.txt
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
 		|| { echo "$(PYTHON) cannot make virtual environments; on Debian: apt install python3-venv" >&2; exit 1; }
 	@echo "making $(VENV) with the packages of requirements.txt (once)"
-	@rm -f $(RUN_STAMP) $(TEST_STAMP)
+	@rm -f $(RUN_STAMP) $(TEST_STAMP) $(BENCH_STAMP)
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(PIP) --requirement requirements.txt
 	@echo "$(MADE_BY)" > $@
@@ -56,4 +54,10 @@ $(TEST_STAMP): $(RUN_STAMP) tests/requirements.txt
 	@echo "adding the packages of tests/requirements.txt (once)"
 	@rm -f $@
 	@$(PIP) --requirement requirements.txt --requirement tests/requirements.txt
+	@touch $@
+
+$(BENCH_STAMP): $(RUN_STAMP) benchmarks/requirements.txt
+	@echo "adding the packages of benchmarks/requirements.txt (once)"
+	@rm -f $@
+	@$(PIP) --requirement requirements.txt --requirement benchmarks/requirements.txt
 	@touch $@
