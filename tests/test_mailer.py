@@ -159,6 +159,40 @@ def test_the_headers_are_those_of_an_automatic_mail(tmp_path: Path) -> None:
     assert before <= message["Date"].datetime.timestamp() <= time.time()
 
 
+def test_several_codes_that_were_expected_are_told_as_they_are(tmp_path: Path) -> None:
+    with smtp_server(Mailbox()) as mailbox:
+        post = mailer(tmp_path, mailbox)
+        post.send_alerts("m1", [alert(expected="200-299, 404")])
+        post.send_alerts("m2", [alert(expected="200", title="T")])
+        post.send_alerts("m3", [alert(expected=", ".join(["200-299"] * 50))])
+    several, one, many = mailbox.messages
+    assert several["Subject"] == "DOWN: Hit the Google! (503, expected 200-299, 404)"
+    assert "Expected    200-299, 404\n" in text(several)
+    assert "Expected    200 OK\n" in text(one)
+    assert many["Subject"] == "DOWN: Hit the Google! (503, expected 200-299, 200-299, 2…)"
+
+
+def test_a_failed_assertion_is_told_by_its_sentence_and_not_by_the_code(tmp_path: Path) -> None:
+    failed = alert(
+        got=200,
+        reason="assertion",
+        sentence='body contains "ok": expected this text, found a body of 5 bytes without it',
+        attempts=({"started_at": BEGAN_AT, "elapsed_ms": 80.0, "status_code": 200, "reason": "assertion"},),
+    )
+    with smtp_server(Mailbox()) as mailbox:
+        post = mailer(tmp_path, mailbox)
+        post.send_alerts("m1", [failed])
+        post.send_alerts("m2", [failed, replace(failed, id="t2-1", target_id="t2", incident="t2-1")])
+    single, digest = mailbox.messages
+    assert single["Subject"] == "DOWN: Hit the Google! (an assertion failed)"
+    assert failed.sentence is not None
+    assert failed.sentence in text(single)
+    assert "Got         an assertion failed (200)" in text(single)
+    assert digest["Subject"] == "2 targets down"
+    assert "An assertion failed (2 targets)" in text(digest)
+    assert "expected 200" not in text(digest)
+
+
 def test_the_same_mail_id_makes_the_same_message_id(tmp_path: Path) -> None:
     with smtp_server(Mailbox()) as mailbox:
         for _ in range(2):

@@ -122,3 +122,13 @@ def test_no_bar_is_invisible_or_sticks_out(phases: Mapping[str, float]) -> None:
         assert bar.gap + bar.width <= 100
         assert len(bar.drawn(30)) <= 30
         assert bar.drawn(30).endswith("█")
+
+
+def test_a_code_stays_one_when_it_comes_as_text_and_ranges_stay_as_they_are() -> None:
+    assert [words.code(each) for each in (404, "404", "200-299, 404", 299, None)] == [
+        "404 Not Found",
+        "404 Not Found",
+        "200-299, 404",
+        "299",
+        "no answer",
+    ]

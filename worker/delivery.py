@@ -119,7 +119,7 @@ class Delivery:
             endpoint=redact(target.check.endpoint),
             at=latest.get("finished_at", state.checked_at),
             began_at=state.down_at or state.since,
-            expected=self._settings.expected_code(target.check),
+            expected=self._settings.expectation(target.check),
             got=latest.get("status_code"),
             reason=latest.get("reason"),
             sentence=latest.get("sentence"),

@@ -9,8 +9,8 @@ from itertools import takewhile
 from urllib.parse import urlsplit
 
 from shared.addresses import parse_address
-from shared.monitor import Alert, Reason, Report
-from worker.words import SUBJECT_LENGTH, code, counted, plain, reason_words, shortened
+from shared.monitor import Alert, Report
+from worker.words import SUBJECT_LENGTH, code, counted, misses_code, plain, reason_words, shortened
 
 LINES = 100
 """How many targets of each kind a mail names; the rest is a number."""
@@ -58,6 +58,7 @@ def cleaned(alert: Alert) -> Alert:
         target_id=plain(alert.target_id),
         endpoint=shortened(plain(alert.endpoint), 2048),
         title=_line(alert.title),
+        expected=alert.expected if isinstance(alert.expected, int) else _line(alert.expected) or "",
         sentence=_line(alert.sentence),
         reason=_line(alert.reason),
         incident=_line(alert.incident),
@@ -211,7 +212,7 @@ def grouped(told: Sequence[Story]) -> Downs:
 
 
 def _cause_of_many(alert: Alert) -> str:
-    if alert.got is not None and alert.reason in (None, Reason.STATUS):
+    if misses_code(alert):
         return code(alert.got)
     return reason_words(alert.reason)
 

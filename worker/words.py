@@ -25,6 +25,7 @@ _REASONS = {
     Reason.TOO_MANY_REDIRECTS: "too many redirects",
     Reason.STATUS: "wrong status",
     Reason.BLOCKED: "address blocked",
+    Reason.ASSERTION: "an assertion failed",
     Reason.INTERNAL: "fault of the monitor",
 }
 _PHASE_NAMES = {
@@ -75,12 +76,12 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
-def code(status_code: int | None) -> str:
-    """``503 Service Unavailable``; the number alone where the standard has no phrase."""
+def code(status_code: int | str | None) -> str:
+    """``503 Service Unavailable``; the number alone where the standard has no phrase, and ``200-299, 404`` as it is."""
     if status_code is None:
         return "no answer"
     try:
-        return f"{status_code} {http.HTTPStatus(status_code).phrase}"
+        return f"{status_code} {http.HTTPStatus(int(status_code)).phrase}"
     except ValueError:
         return str(status_code)
 
@@ -98,10 +99,15 @@ def phase_words(phase: str) -> str:
     return _PHASE_NAMES.get(phase, phase)
 
 
+def misses_code(alert: Alert) -> bool:
+    """Whether it is the status code that is another one than expected."""
+    return alert.got is not None and alert.reason in (None, Reason.STATUS)
+
+
 def cause(alert: Alert) -> str:
     """Why it is down, for a subject: ``503, expected 200`` or ``timed out``."""
-    if alert.got is not None and alert.reason in (None, Reason.STATUS):
-        return f"{alert.got}, expected {alert.expected}"
+    if misses_code(alert):
+        return f"{alert.got}, expected {shortened(str(alert.expected), 20)}"
     return reason_words(alert.reason)
 
 
@@ -186,7 +192,7 @@ FILTERS = {
     word.__name__: word
     for word in (
         *(briefly, cause, chart, clock, code, counted, duration, elapsed),
-        *(framed, got, link, outcome, phase_words, sentence_case, shortened),
+        *(framed, got, link, misses_code, outcome, phase_words, sentence_case, shortened),
     )
 }
 """The words by name, as the templates call them."""
