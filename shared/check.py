@@ -207,6 +207,18 @@ def _check_plain(text: str) -> str:
     return _refuse_mask(text)
 
 
+def check_mail_address(address: str) -> str:
+    if not address.isprintable() or address.count("@") < 1 or address.startswith("@") or address.endswith("@"):
+        raise ValueError("must be a mail address")
+    return address
+
+
+def _check_tag(tag: str) -> str:
+    if tag != tag.strip() or not is_plain_text(tag) or set(tag) & set(",;="):
+        raise ValueError("must be plain words without commas, semicolons and equals signs")
+    return tag
+
+
 Title = Annotated[StrictStr, Field(max_length=200), AfterValidator(check_title)]
 Endpoint = Annotated[StrictStr, Field(min_length=1, max_length=2048), AfterValidator(_check_endpoint)]
 StatusCode = Annotated[StrictInt, Field(ge=100, le=599)]
@@ -222,6 +234,9 @@ Pem = Annotated[StrictStr, Field(max_length=_LARGEST_PEM), AfterValidator(_check
 ClientPem = Annotated[StrictStr, Field(max_length=_LARGEST_PEM), AfterValidator(_check_client_pem)]
 Proxy = Annotated[StrictStr, Field(max_length=2048), AfterValidator(_check_proxy)]
 Secret = Annotated[StrictStr, Field(max_length=4096), AfterValidator(_check_plain)]
+Tag = Annotated[StrictStr, Field(min_length=1, max_length=50), AfterValidator(_check_tag)]
+Recipient = Annotated[StrictStr, Field(max_length=254), AfterValidator(check_mail_address)]
+Threshold = Annotated[StrictInt, Field(ge=1, le=100)]
 UserAgent = Annotated[StrictStr, Field(min_length=1, max_length=256), AfterValidator(_check_plain)]
 
 
@@ -321,6 +336,18 @@ class Check(_Frozen):
     )
     assertions: Annotated[tuple[Assertion, ...], Field(max_length=20), AfterValidator(_check_assertions)] | None = (
         Field(default=None, description="What must hold of the answer beside its status code.")
+    )
+    failure_threshold: Threshold | None = Field(default=None, description="Failed checks in a row that make it down.")
+    success_threshold: Threshold | None = Field(default=None, description="Good checks in a row that make it up again.")
+    second_opinion: StrictBool | None = Field(
+        default=None, description="Whether one more check, made at once, has to fail before it is down."
+    )
+    tags: Annotated[tuple[Tag, ...], Field(max_length=20)] | None = None
+    recipients: Annotated[tuple[Recipient, ...], Field(max_length=20)] | None = Field(
+        default=None, description="Who is mailed beside MAIL_RECIPIENTS."
+    )
+    parent: Annotated[Title, Field(min_length=1)] | None = Field(
+        default=None, description="The id, or the one title, of the target without which this one cannot be reached."
     )
     paused: StrictBool = False
 

@@ -158,6 +158,10 @@ class CheckResult:
     finished_at: int
     scheduled_at: int | None = None
     """The turn of the slot that this check belongs to; None for a check outside the schedule."""
+    enqueued_at: int | None = None
+    """When its job was put onto the queue."""
+    by: str | None = None
+    """The name of the worker that made it."""
     reason: Reason | None = None
     sentence: str | None = None
     """For people, one plain sentence of ours without any secret: what was wrong. None when all was well."""
@@ -193,7 +197,7 @@ class CheckResult:
     def document(self) -> dict[str, Any]:
         """The result as JSON, as events, the API and the target's latest result show it.
 
-        Fields: scheduled_at, started_at, finished_at (milliseconds since the epoch), verdict, status_code,
+        Fields: scheduled_at, enqueued_at, started_at, finished_at (ms), by, verdict, status_code,
         elapsed_ms, phases, bottleneck, reason, sentence, unusual, address, attempts (a list of
         :meth:`Attempt.document`). What is not known is left out.
         """
@@ -201,8 +205,10 @@ class CheckResult:
         return _without_nones(
             {
                 "scheduled_at": self.scheduled_at,
+                "enqueued_at": self.enqueued_at,
                 "started_at": self.started_at,
                 "finished_at": self.finished_at,
+                "by": self.by,
                 "verdict": self.verdict,
                 "status_code": self.status_code,
                 "elapsed_ms": round(self.elapsed_ms, 3),
@@ -221,67 +227,11 @@ def _without_nones(document: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in document.items() if value is not None}
 
 
-# --- what we believe -----------------------------------------------------------------------------------------------
+# --- what people are told -----------------------------------------------------------------------------------------
 
-
-class Status(StrEnum):
-    """What is believed of a target now."""
-
-    PENDING = "pending"
-    UP = "up"
-    DEGRADED = "degraded"
-    DOWN = "down"
-    UNKNOWN = "unknown"
-    PAUSED = "paused"
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """What is believed of one target, and since when.
-
-    ``flips`` counts changes of status and numbers them. ``incident`` is the id of the incident that is open, if one
-    is: it outlives ``unknown`` and ``paused``, so that the recovery is told whatever happened in between.
-    """
-
-    status: Status = Status.PENDING
-    since: int = 0
-    flips: int = 0
-    failures: int = 0
-    """Checks in a row that ended down."""
-    checked_at: int = 0
-    """When the newest recorded check started; 0 before the first."""
-    incident: str | None = None
-    down_at: int | None = None
-    """When the open incident began."""
-
-    def document(self) -> dict[str, Any]:
-        """The state as stored: the fields above, absent ones left out."""
-        return _without_nones({name: getattr(self, name) for name in self.__slots__})
-
-    @classmethod
-    def parse(cls, document: Mapping[str, Any]) -> State:
-        """The inverse of :meth:`document`; raises ValueError or TypeError for what is not a state."""
-        return cls(**{**document, "status": Status(document["status"])})
-
-
-@dataclass(frozen=True, slots=True)
-class Flip:
-    """One change of status. ``id`` is the same for everyone who computes it from the same state.
-
-    ``opens`` and ``closes`` name an incident; only such flips are told to people.
-    """
-
-    id: str
-    target_id: str
-    before: Status
-    after: Status
-    at: int
-    opens: str | None = None
-    closes: str | None = None
-
-    @property
-    def is_worth_telling(self) -> bool:
-        return self.opens is not None or self.closes is not None
+AlertKind = Literal["down", "up", "flapping", "calm", "reminder", "trouble", "well"]
+"""``flapping`` takes the place of the mails of a target that goes up and down, ``calm`` ends it; ``trouble`` and
+``well`` are about the monitor itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,15 +239,16 @@ class Alert:
     """What people are owed about one flip: everything the mail says, so that it can be sent without the target."""
 
     id: str
-    kind: Literal["down", "up"]
+    kind: AlertKind
     target_id: str
+    """Empty for an alert about the monitor itself."""
     title: str | None
     endpoint: str
     """Without its secrets."""
     at: int
-    """When the check that flipped the state ended."""
+    """When the check that flipped the state ended; of a reminder, when it was due."""
     began_at: int
-    """When the incident began."""
+    """When the incident began: the start of the first check that failed."""
     expected: int | str
     """The code, or codes and ranges: ``200-299, 404``."""
     got: int | None
@@ -309,6 +260,20 @@ class Alert:
     phases: Mapping[str, float] = field(default_factory=dict)
     attempts: tuple[Mapping[str, Any], ...] = ()
     address: str | None = None
+    detected_at: int | None = None
+    """When the first check that failed ended; of a recovery, when the first good one did."""
+    written_at: int | None = None
+    """When the alert was put into the outbox."""
+    is_up: bool | None = None
+    """Of ``calm`` and ``flapping``, whether the target is up now."""
+    flips: int | None = None
+    """Of ``flapping`` and ``calm``, how often the target went up or down in the time that is looked at."""
+    opinion: Mapping[str, Any] | None = None
+    """The check before the one that flipped the state: at, reason, sentence, by (the name of its worker)."""
+    by: str | None = None
+    """The name of the worker whose check flipped the state."""
+    to: tuple[str, ...] = ()
+    """Who is told beside the recipients of the settings."""
 
     def document(self) -> dict[str, Any]:
         """The alert as stored in the outbox: the fields above, absent ones left out."""
@@ -317,7 +282,8 @@ class Alert:
     @classmethod
     def parse(cls, document: Mapping[str, Any]) -> Alert:
         """The inverse of :meth:`document`."""
-        return cls(**{"title": None, "got": None, **document, "attempts": tuple(document.get("attempts", ()))})
+        lists = {name: tuple(document.get(name, ())) for name in ("attempts", "to")}
+        return cls(**{"title": None, "got": None, **document, **lists})
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,57 +296,3 @@ class Report:
     down: tuple[Alert, ...]
     """Those that are down, longest first; at most as many as the outbox puts into one mail."""
     down_in_all: int
-
-
-def _failures(state: State, status: Status) -> int:
-    if status is Status.UNKNOWN:
-        return state.failures
-    return state.failures + 1 if status is Status.DOWN else 0
-
-
-def advance(state: State, result: CheckResult) -> tuple[State, Flip | None]:
-    """The rule of state: what is believed after ``result``, and the flip if the status changed.
-
-    ========  =================================  ==================================================
-    verdict   new status                         told to people
-    ========  =================================  ==================================================
-    up        up                                 when an incident is open: it closes
-    degraded  degraded                           as up: slow is not down
-    down      down                               when no incident is open: one opens
-    unknown   unknown                            never; an open incident stays open
-    ========  =================================  ==================================================
-
-    So pending -> up is silent, and down -> unknown -> down is one incident and one mail. The caller has dropped
-    results of paused targets and results older than ``state.checked_at``.
-    """
-    status = Status(result.verdict)
-    changed = status is not state.status
-    flips = state.flips + changed
-    opens = closes = None
-    incident, down_at = state.incident, state.down_at
-    if status is Status.DOWN and incident is None:
-        opens = incident = f"{result.target_id}-{flips}"
-        down_at = result.started_at
-    elif status in (Status.UP, Status.DEGRADED) and incident is not None:
-        closes, incident, down_at = incident, None, None
-    after = State(
-        status=status,
-        since=result.started_at if changed else state.since,
-        flips=flips,
-        failures=_failures(state, status),
-        checked_at=result.started_at,
-        incident=incident,
-        down_at=down_at,
-    )
-    if not changed:
-        return after, None
-    flip = Flip(
-        id=f"{result.target_id}-{flips}",
-        target_id=result.target_id,
-        before=state.status,
-        after=status,
-        at=result.finished_at,
-        opens=opens,
-        closes=closes,
-    )
-    return after, flip

@@ -7,6 +7,7 @@ Values come from environment variables and, behind them, from ``.env`` in the wo
 from __future__ import annotations
 
 import os
+import re
 from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
@@ -16,9 +17,10 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from shared.check import RETRYABLE_CODES, Check
+from shared.check import RETRYABLE_CODES, Check, check_mail_address
 from shared.endpoint import check_endpoint
 from shared.monitor import MonitorError
+from shared.state import Policy
 
 _LONGEST_SOCKET_PATH = 100  # sun_path of unix(7) holds 108 bytes
 
@@ -36,13 +38,20 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _check_mail_address(address: str) -> str:
-    if not address.isprintable() or address.count("@") < 1 or address.startswith("@") or address.endswith("@"):
-        raise ValueError("must be a mail address")
-    return address
+def _check_public_url(url: str) -> str:
+    """Where people reach the pages; the slash at its end does not matter."""
+    check_endpoint(url)
+    if urlsplit(url).query or urlsplit(url).fragment:
+        raise ValueError("must be a URL without a query")
+    return url.rstrip("/")
 
 
-MailAddress = Annotated[str, AfterValidator(_check_mail_address)]
+def _check_webhook(url: SecretStr) -> SecretStr:
+    check_endpoint(url.get_secret_value())
+    return url
+
+
+MailAddress = Annotated[str, AfterValidator(check_mail_address)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -74,6 +83,18 @@ class Settings(BaseSettings):
     mail_use_ssl: bool = False
     mail_default_sender: MailAddress | None = None
     mail_recipients: Annotated[tuple[MailAddress, ...], NoDecode] = ()
+    public_url: Annotated[str, AfterValidator(_check_public_url)] | None = None
+    notify_urls: Annotated[tuple[SecretStr, ...], NoDecode] = ()
+    webhook_url: Annotated[SecretStr, AfterValidator(_check_webhook)] | None = None
+    webhook_secret: SecretStr | None = None
+    mail_tag_recipients: Annotated[dict[str, tuple[MailAddress, ...]], NoDecode] = Field(default_factory=dict)
+    failure_threshold: Annotated[int, Field(ge=1, le=100)] = 1
+    success_threshold: Annotated[int, Field(ge=1, le=100)] = 1
+    second_opinion: bool = True
+    flap_count: Annotated[int, Field(ge=0, le=100)] = 6
+    flap_window: Annotated[int, Field(ge=10, le=86_400)] = 3600
+    alert_reminder: Annotated[int, Field(ge=0, le=2_592_000)] = 0
+    heartbeat_url: Annotated[str, AfterValidator(check_endpoint)] | None = None
     alert_group_wait: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = 10.0
     block_private_networks: bool = False
     max_per_host: Annotated[int, Field(ge=1, le=1000)] = 10
@@ -85,6 +106,25 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
+
+    @field_validator("notify_urls", mode="before")
+    @classmethod
+    def _split_urls(cls, value: object) -> object:
+        # These URLs may hold commas of their own: one separates only before the scheme of the next.
+        return re.split(r"[,\s]+(?=[\w+.-]+://)", value.strip()) if isinstance(value, str) else value
+
+    @field_validator("mail_tag_recipients", mode="before")
+    @classmethod
+    def _split_tags(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        found: dict[str, tuple[str, ...]] = {}
+        for part in filter(None, map(str.strip, value.split(";"))):
+            tag, equals, addresses = part.partition("=")
+            if not equals or not tag.strip():
+                raise ValueError("must look like tag=a@example.org,b@example.org; other=c@example.org")
+            found[tag.strip()] = tuple(each.strip() for each in addresses.split(",") if each.strip())
+        return found
 
     @field_validator("default_error_codes")
     @classmethod
@@ -168,6 +208,32 @@ class Settings(BaseSettings):
     def error_codes(self, check: Check) -> tuple[int, ...]:
         return check.error_codes if check.error_codes is not None else self.default_error_codes
 
+    def longest_check(self, check: Check) -> int:
+        """More seconds than a whole check may take, its attempts and the waits between them included."""
+        retries = self.retries(check)
+        return int((retries + 1) * self.timeout(check) + self.backoff_factor(check) * 2**retries + 5)
+
+    def policy(self, check: Check) -> Policy:
+        """How much it takes to change what is believed of a target."""
+        return Policy(
+            failure_threshold=check.failure_threshold or self.failure_threshold,
+            success_threshold=check.success_threshold or self.success_threshold,
+            second_opinion=self._wants_second_opinion(check),
+            flap_count=self.flap_count,
+            flap_window_ms=self.flap_window * 1000,
+        )
+
+    def _wants_second_opinion(self, check: Check) -> bool:
+        """Whoever asks for several failures in a row has an opinion of their own on what is enough."""
+        if check.second_opinion is not None:
+            return check.second_opinion
+        return self.second_opinion and (check.failure_threshold or self.failure_threshold) == 1
+
+    def recipients(self, check: Check) -> tuple[str, ...]:
+        """Who is mailed about a target beside MAIL_RECIPIENTS, sorted."""
+        by_tag = (who for tag in check.tags or () for who in self.mail_tag_recipients.get(tag, ()))
+        return tuple(sorted({*by_tag, *(check.recipients or ())} - set(self.mail_recipients)))
+
     def expected_code(self, check: Check) -> int:
         return check.expected_http_code if check.expected_http_code is not None else self.default_http_status_code
 
@@ -198,12 +264,25 @@ def read_settings(**overrides: Any) -> Settings:
         raise SettingsError(f".env: cannot be read: {problem}") from None
 
 
+# URLs hold passwords and tokens, too.
+_SECRETS = (
+    "API_TOKEN",
+    "CANARY_URLS",
+    "HEARTBEAT_URL",
+    "MAIL_PASSWORD",
+    "NOTIFY_URLS",
+    "REDIS_URL",
+    "WEBHOOK_SECRET",
+    "WEBHOOK_URL",
+)
+
+
 def _sentence(problem: Any) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     if not problem["loc"]:
         return str(message)
     name = str(problem["loc"][0]).upper()
-    hidden = name in ("API_TOKEN", "CANARY_URLS", "MAIL_PASSWORD", "REDIS_URL")
+    hidden = name in _SECRETS
     value = "" if hidden else f" (it is {problem['input']!r})"
     return f"{name}: {message}{value}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
@@ -47,6 +48,18 @@ DEFAULTS = {
     "MAIL_USE_SSL": False,
     "MAIL_DEFAULT_SENDER": None,
     "MAIL_RECIPIENTS": (),
+    "MAIL_TAG_RECIPIENTS": {},
+    "PUBLIC_URL": None,
+    "NOTIFY_URLS": (),
+    "WEBHOOK_URL": None,
+    "WEBHOOK_SECRET": None,
+    "FAILURE_THRESHOLD": 1,
+    "SUCCESS_THRESHOLD": 1,
+    "SECOND_OPINION": True,
+    "FLAP_COUNT": 6,
+    "FLAP_WINDOW": 3600,
+    "ALERT_REMINDER": 0,
+    "HEARTBEAT_URL": None,
     "ALERT_GROUP_WAIT": 10,
     "BLOCK_PRIVATE_NETWORKS": False,
     "MAX_PER_HOST": 10,
@@ -137,6 +150,17 @@ BAD = [
     ("MAIL_PORT", "70000", "less than or equal to 65535"),
     ("MAIL_USE_TLS", "maybe", "valid boolean"),
     ("MAIL_DEFAULT_SENDER", "monitor", "must be a mail address"),
+    ("PUBLIC_URL", "monitor.example", "must"),
+    ("PUBLIC_URL", "https://monitor.example/?a=b", "must be a URL without a query"),
+    ("MAIL_TAG_RECIPIENTS", "web", "must look like tag=a@example.org"),
+    ("MAIL_TAG_RECIPIENTS", "=a@example.org", "must look like tag=a@example.org"),
+    ("FAILURE_THRESHOLD", "0", "greater than or equal to 1"),
+    ("SUCCESS_THRESHOLD", "101", "less than or equal to 100"),
+    ("SECOND_OPINION", "perhaps", "valid boolean"),
+    ("FLAP_COUNT", "-1", "greater than or equal to 0"),
+    ("FLAP_WINDOW", "9", "greater than or equal to 10"),
+    ("ALERT_REMINDER", "-1", "greater than or equal to 0"),
+    ("ALERT_REMINDER", "2592001", "less than or equal to 2592000"),
     ("ALERT_GROUP_WAIT", "-1", "greater than or equal to 0"),
     ("ALERT_GROUP_WAIT", "3601", "less than or equal to 3600"),
     ("ALERT_GROUP_WAIT", "nan", "finite number"),
@@ -195,8 +219,11 @@ def test_a_bad_redis_url_is_refused_without_its_password(monkeypatch: pytest.Mon
 def test_all_bad_values_are_told_at_once_and_no_secret_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {
         "API_PORT": "x",
-        "API_TOKEN": "hunter2",
+        "API_TOKEN": "hunter2é",
+        "CANARY_URLS": "hunter2",
+        "HEARTBEAT_URL": "beat.example/hunter2",
         "MAIL_PASSWORD": "hunter2",
+        "WEBHOOK_URL": "hook.example/hunter2",
         "REDIS_URL": "hunter2",
         "DEFAULT_HTTP_RETRIES": "9",
     }.items():
@@ -204,7 +231,15 @@ def test_all_bad_values_are_told_at_once_and_no_secret_with_them(monkeypatch: py
     with pytest.raises(SettingsError) as caught:
         read_settings()
     names = [line.partition(":")[0] for line in str(caught.value).splitlines()]
-    assert names == ["API_PORT", "REDIS_URL", "DEFAULT_HTTP_RETRIES"]
+    assert set(names) == {
+        "API_PORT",
+        "API_TOKEN",
+        "CANARY_URLS",
+        "DEFAULT_HTTP_RETRIES",
+        "HEARTBEAT_URL",
+        "REDIS_URL",
+        "WEBHOOK_URL",
+    }
     assert "hunter2" not in str(caught.value)
 
 
@@ -288,6 +323,44 @@ def test_a_value_of_a_targets_own_comes_first_a_zero_and_an_empty_list_included(
     )
     assert (settings.interval(own), settings.timeout(own), settings.retries(own)) == (5, 1.0, 0)
     assert (settings.backoff_factor(own), settings.error_codes(own), settings.expected_code(own)) == (0.0, (), 404)
+
+
+def test_a_target_is_told_to_those_of_its_tags_and_its_own_but_not_twice_to_those_of_all() -> None:
+    settings = read_settings(
+        mail_recipients=("ops@example.org",),
+        mail_tag_recipients="web=web@example.org,ops@example.org; db=db@example.org",
+    )
+    check = Check(endpoint="http://a.example", tags=("web", "other"), recipients=("own@example.org", "web@example.org"))
+    assert settings.recipients(check) == ("own@example.org", "web@example.org")
+    assert settings.recipients(Check(endpoint="http://a.example")) == ()
+
+
+@pytest.mark.parametrize(
+    ("settings", "own", "expected"),
+    [
+        ({}, {}, (1, True)),
+        ({"second_opinion": False}, {}, (1, False)),
+        ({"failure_threshold": 3}, {}, (3, False)),
+        ({}, {"failure_threshold": 2}, (2, False)),
+        ({}, {"failure_threshold": 2, "second_opinion": True}, (2, True)),
+        ({"failure_threshold": 3}, {"failure_threshold": 1}, (1, True)),
+        ({}, {"second_opinion": False}, (1, False)),
+    ],
+)
+def test_whoever_asks_for_several_failures_in_a_row_has_no_second_opinion_unless_they_say_so(
+    settings: dict[str, Any], own: dict[str, Any], expected: tuple[int, bool]
+) -> None:
+    policy = read_settings(**settings).policy(Check(endpoint="http://a.example", **own))
+    assert (policy.failure_threshold, policy.second_opinion) == expected
+
+
+def test_urls_of_channels_may_hold_commas() -> None:
+    settings = read_settings(notify_urls="slack://a/b/c,d, json://x.example/,mailto://u:p@y.example?to=a@b.c,d@e.f")
+    assert [url.get_secret_value() for url in settings.notify_urls] == [
+        "slack://a/b/c,d",
+        "json://x.example/",
+        "mailto://u:p@y.example?to=a@b.c,d@e.f",
+    ]
 
 
 # --- the README and .env.example -----------------------------------------------------------------------------------
