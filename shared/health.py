@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from shared.monitor import Status
-from shared.queues import CHECKS, EMAILS, HOUSEKEEPING, QUEUES, Queues, QueueSeen
+from shared.queues import CHECKS, EMAILS, HOUSEKEEPING, NOTIFICATIONS, QUEUES, Queues, QueueSeen
 from shared.settings import Settings
+from shared.state import Status
 from shared.store import OutboxCounts, Store
+from shared.store.outbox import boxes
 
 _LATE_SCHEDULER_MS = 15_000
 _LATE_OUTBOX_MS = 60_000
@@ -24,7 +25,10 @@ class Health:
     batch_started_at: int | None
     batch_ended_at: int | None
     statuses: dict[Status, int]
+    overdue: int
+    """Targets whose newest result is older than it may be."""
     outbox: OutboxCounts
+    notifications: OutboxCounts
     snapshot_error: str | None
     missing: tuple[str, ...]
     """Why the monitor cannot do its work: no scheduler, no workers, checks that are late. Not ready while any."""
@@ -43,7 +47,8 @@ def look(store: Store, queues: Queues, settings: Settings, *, now: int) -> Healt
     newest = store.targets.newest()
     started, ended = store.vitals.batch()
     statuses = store.targets.count_by_status()
-    outbox = store.outbox.counts()
+    outbox, notifications = store.outbox.counts(), store.notifications.counts()
+    overdue = store.targets.count_overdue(now=now)
     snapshot_error = store.vitals.snapshot().error
     scheduler_age = max(0, now - beat) if beat is not None else None
     result_age = max(0, now - newest[1]) if newest else None
@@ -54,10 +59,20 @@ def look(store: Store, queues: Queues, settings: Settings, *, now: int) -> Healt
         batch_started_at=started,
         batch_ended_at=ended,
         statuses=statuses,
+        overdue=overdue,
         outbox=outbox,
+        notifications=notifications,
         snapshot_error=snapshot_error,
-        missing=(*_missing(seen, scheduler_age), *_late_results(store, result_age, _patience_ms(store, settings), now)),
-        warnings=tuple(_warnings(outbox, snapshot_error, now)),
+        missing=(
+            *_missing(seen, scheduler_age, settings),
+            *_late_results(store, result_age, _patience_ms(store, settings), now),
+        ),
+        warnings=(
+            *_overdue(overdue),
+            *_undelivered(outbox, "mailed", now),
+            *_undelivered(notifications, "delivered", now),
+            *_unwritten(snapshot_error),
+        ),
     )
 
 
@@ -70,15 +85,14 @@ def _patience_ms(store: Store, settings: Settings) -> int | None:
     return int((2 * min(intervals) + longest_check + 15) * 1000)
 
 
-def _missing(seen: dict[str, QueueSeen], scheduler_age: int | None) -> list[str]:
+def _missing(seen: dict[str, QueueSeen], scheduler_age: int | None, settings: Settings) -> list[str]:
     missing = []
     if scheduler_age is None:
         missing.append("no scheduler is running")
     elif scheduler_age > _LATE_SCHEDULER_MS:
         missing.append(f"the scheduler's last tick is {scheduler_age // 1000} s old")
-    missing += [
-        f"no worker is alive on the queue {name}" for name in (CHECKS, EMAILS, HOUSEKEEPING) if not seen[name].workers
-    ]
+    needed = [CHECKS, EMAILS, HOUSEKEEPING] + [NOTIFICATIONS] * (len(boxes(settings)) > 1)
+    missing += [f"no worker is alive on the queue {name}" for name in needed if not seen[name].workers]
     return missing
 
 
@@ -94,14 +108,19 @@ def _late_results(store: Store, result_age: int | None, patience: int | None, no
             yield f"the newest result is missing: the first target waits for it since {waited // 1000} s"
 
 
-def _warnings(outbox: OutboxCounts, snapshot_error: str | None, now: int) -> list[str]:
-    warnings = []
+def _overdue(count: int) -> Iterator[str]:
+    if count:
+        yield f"{count} {'target is' if count == 1 else 'targets are'} overdue"
+
+
+def _undelivered(outbox: OutboxCounts, done: str, now: int) -> Iterator[str]:
     if outbox.dead:
-        warnings.append(f"{outbox.dead} alerts could not be mailed and were given up")
+        yield f"{outbox.dead} alerts could not be {done} and were given up"
     if outbox.oldest_at is not None and now - outbox.oldest_at > _LATE_OUTBOX_MS:
-        warnings.append(
-            f"{outbox.waiting} alerts wait to be mailed, the oldest for {(now - outbox.oldest_at) // 1000} s"
-        )
+        waited = (now - outbox.oldest_at) // 1000
+        yield f"{outbox.waiting} alerts wait to be {done}, the oldest for {waited} s"
+
+
+def _unwritten(snapshot_error: str | None) -> Iterator[str]:
     if snapshot_error:
-        warnings.append(f"the snapshot is not being written: {snapshot_error}")
-    return warnings
+        yield f"the snapshot is not being written: {snapshot_error}"

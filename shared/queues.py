@@ -28,17 +28,24 @@ from shared.settings import Settings
 
 CHECKS = "checks"
 EMAILS = "emails"
+NOTIFICATIONS = "notifications"
 HOUSEKEEPING = "housekeeping"
-QUEUES = (CHECKS, EMAILS, HOUSEKEEPING)
+QUEUES = (CHECKS, EMAILS, NOTIFICATIONS, HOUSEKEEPING)
 
 CHECK_SLOT = "worker.jobs.check_slot"
 CHECK_TARGETS = "worker.jobs.check_targets"
+CHECK_AGAIN = "worker.jobs.check_again"
 CHECK_TRIAL = "worker.jobs.check_trial"
 DELIVER = "worker.jobs.deliver"
+NOTIFY = "worker.jobs.notify"
+PING_HEARTBEAT = "worker.jobs.ping_heartbeat"
 KEEP_SNAPSHOT = "worker.jobs.keep_snapshot"
 
+_CHECKS = (CHECK_SLOT, CHECK_TARGETS, CHECK_AGAIN)
 BATCH_SIZE = 500
 """Targets in one check job at the most."""
+DELIVER_TIMEOUT_SECONDS = 100
+"""RQ's timeout of a job that empties an outbox; shorter than the lease of what it has claimed."""
 RESULT_TTL_SECONDS = 300
 FAILURE_TTL_SECONDS = 86_400
 _MISSED_HEARTBEAT_MS = 55_000
@@ -74,6 +81,23 @@ class QueueSeen:
     workers: tuple[WorkerSeen, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a job was to do; ``enqueued_at`` in ms."""
+
+    function: str
+    args: tuple[Any, ...]
+    enqueued_at: int | None
+
+
+def enqueued_ms(job: Job) -> int | None:
+    """When the job was put onto its queue; RQ keeps naive UTC."""
+    if job.enqueued_at is None:
+        return None
+    when = job.enqueued_at if job.enqueued_at.tzinfo else job.enqueued_at.replace(tzinfo=UTC)
+    return int(when.timestamp() * 1000)
+
+
 def slot_name(interval: int, slot: int) -> str:
     """The name of a slot: ``check-300-017``."""
     return f"check-{interval}-{slot:03d}"
@@ -100,6 +124,13 @@ class Queues:
         for start in range(0, len(target_ids), BATCH_SIZE):
             batch = list(target_ids[start : start + BATCH_SIZE])
             self.push(CHECKS, CHECK_TARGETS, (batch,), job_id=f"check-now-{uuid.uuid4().hex}", at_front=at_front)
+
+    def enqueue_opinions(self, target_ids: Sequence[str]) -> None:
+        """Check these targets, which have just failed, once more before they are believed to be down."""
+        ids = list(dict.fromkeys(target_ids))
+        for start in range(0, len(ids), BATCH_SIZE):
+            job_id = f"check-again-{uuid.uuid4().hex}"
+            self.push(CHECKS, CHECK_AGAIN, (ids[start : start + BATCH_SIZE],), job_id=job_id, at_front=True)
 
     def enqueue_trial(self, trial_id: str) -> None:
         """Check what somebody tries out, before all others. Its result has a key of its own, so RQ keeps nothing."""
@@ -143,8 +174,8 @@ class Queues:
             pipeline=pipeline,
         )
 
-    def take_waiting_check(self) -> tuple[str, tuple[Any, ...]] | None:
-        """Take the first check job that waits out of its queue, for a run that has time; (function, arguments).
+    def take_waiting_check(self) -> Taken | None:
+        """Take the first check job that waits out of its queue, for a run that has time.
 
         Whoever removes the id from the list has the job, so no worker runs it too. A kill right after it costs a
         slot its turn, as a kill in the middle of the run would.
@@ -156,8 +187,8 @@ class Queues:
                 function, args = job.func_name, tuple(job.args)
             except (NoSuchJobError, DeserializationError, ValueError, KeyError, TypeError):
                 continue
-            if function in (CHECK_SLOT, CHECK_TARGETS) and self._take(keys=[key, job.key], args=[job.id]):
-                return function, args
+            if function in _CHECKS and self._take(keys=[key, job.key], args=[job.id]):
+                return Taken(function, args, enqueued_ms(job))
         return None
 
     # --- what RQ knows ---
@@ -171,8 +202,26 @@ class Queues:
         status, started_at = self._redis.hmget(Job.key_for(job_id), "status", "started_at")
         return _status(status) if status else None, _epoch(started_at.decode()) if started_at else None
 
+    def is_abandoned(self, queue: str, job_id: str) -> bool:
+        """Whether the worker that started the job is gone, as after a kill -9; RQ itself notices much later."""
+        worker = self._redis.hget(Job.key_for(job_id), "worker_name")
+        return bool(worker) and worker.decode() not in {seen.name for seen in self.workers(queue)}
+
     def waiting(self, name: str) -> int:
         return int(self._redis.llen(self.queue(name).key))
+
+    def head_waits_ms(self, name: str, *, now: int) -> int:
+        """How long the longest of the first 100 jobs of the queue has been waiting; 0 for an empty queue.
+
+        The very first may have come a moment ago: some are put before all others.
+        """
+        ids = [raw.decode() for raw in self._redis.lrange(self.queue(name).key, 0, 99)]
+        with self._redis.pipeline(transaction=False) as pipe:
+            for job_id in ids:
+                pipe.hget(Job.key_for(job_id), "enqueued_at")
+            answers = pipe.execute() if ids else []
+        enqueued = [since for raw in answers if raw and (since := _epoch(raw.decode())) is not None]
+        return max(0, now - int(min(enqueued) * 1000)) if enqueued else 0
 
     def seen(self, name: str) -> QueueSeen:
         """How the queue stands; runs none of RQ's clean-ups, and counts no run whose worker has gone."""

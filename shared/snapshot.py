@@ -7,9 +7,12 @@ The file, as written here (people may write just ``{"targets": [...]}`` in the s
      "targets": [{"id": "3f0c2a9d1b7e4f65",          # kept across restores; absent in files written by hand
                   "title": ..., "endpoint": ...,      # and the other fields of shared.monitor.Check that are set
                   "state": {...},                     # shared.monitor.State.document
-                  "latest": {...}}]}                  # the newest result, shared.monitor.CheckResult.document
+                  "latest": {...}}],                  # the newest result, shared.monitor.CheckResult.document
+     "maintenance": [{"id": "9d1b7e4f653f0c2a",      # absent in files written by hand
+                      "title": ..., "start": ...}]}  # and the other fields of shared.maintenance.MaintenancePlan
 
-It holds the endpoints with their passwords, so it is written with mode 0600.
+``maintenance`` is left out where there is none. The file holds the endpoints with their passwords, so it is written
+with mode 0600.
 """
 
 from __future__ import annotations
@@ -28,10 +31,13 @@ from typing import Any
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
-from shared.check import Check
-from shared.monitor import MonitorError, State, Status
+from shared.check import Check, ContradictionError
+from shared.maintenance import Maintenance
+from shared.monitor import MonitorError
 from shared.settings import Settings
+from shared.state import State, Status
 from shared.store import Watched
+from shared.store.maintenance import MOST_WINDOWS
 
 FORMAT = 1
 _ID = re.compile(r"[0-9a-f]{16}")
@@ -52,15 +58,34 @@ class Saved:
     latest: dict[str, Any] | None
 
 
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What the file holds; a window that was written by hand has no id."""
+
+    targets: list[Saved]
+    maintenance: list[Maintenance]
+
+
 def digest_of(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def encode(targets: Iterable[Watched], *, now: int) -> bytes:
-    """The file's content, one target a line, so that people can read and compare it."""
+def encode(targets: Iterable[Watched], maintenance: Iterable[Maintenance] = (), *, now: int) -> bytes:
+    """The file's content, one target or window a line, so that people can read and compare it."""
     written_at = datetime.fromtimestamp(now / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    windows = b",\n".join(orjson.dumps(_window_document(window)) for window in maintenance)
+    planned = b', "maintenance": [\n%s\n]' % windows if windows else b""
     lines = b",\n".join(orjson.dumps(_document(watched)) for watched in targets)
-    return b'{"format": %d, "written_at": "%s", "targets": [\n%s\n]}\n' % (FORMAT, written_at.encode(), lines)
+    return b'{"format": %d, "written_at": "%s", "targets": [\n%s\n]%s}\n' % (
+        FORMAT,
+        written_at.encode(),
+        lines,
+        planned,
+    )
+
+
+def _window_document(window: Maintenance) -> dict[str, Any]:
+    return {"id": window.id, **window.document()}
 
 
 def _document(watched: Watched) -> dict[str, Any]:
@@ -84,7 +109,12 @@ def read(path: Path) -> bytes | None:
 
 
 def decode(content: bytes, path: Path) -> list[Saved]:
-    """The targets in the file. Raises SnapshotError, which names the file, the target and the field."""
+    """The targets in the file. Raises SnapshotError, as :func:`decode_all` does."""
+    return decode_all(content, path).targets
+
+
+def decode_all(content: bytes, path: Path) -> Contents:
+    """What the file holds. Raises SnapshotError, which names the file, the target or window, and the field."""
     try:
         orjson.loads(content)
         # People write this file too, and a name that stands twice would hide what stands first.
@@ -95,11 +125,17 @@ def decode(content: bytes, path: Path) -> list[Saved]:
         raise SnapshotError(f"{path}: is not complete JSON: {error}") from None
     if not isinstance(document, dict) or not isinstance(document.get("targets"), list):
         raise SnapshotError(f'{path}: is not a snapshot: it must be an object with a list "targets"')
-    if unknown := sorted(document.keys() - {"format", "written_at", "targets"}):
+    if unknown := sorted(document.keys() - {"format", "written_at", "targets", "maintenance"}):
         raise SnapshotError(f"{path}: holds {unknown[0]!r}, which no snapshot has")
     if document.get("format", FORMAT) != FORMAT:
         raise SnapshotError(f"{path}: has format {document['format']!r}, and this program reads format {FORMAT}")
-    return [_saved(entry, f"{path}: targets[{index}]") for index, entry in enumerate(document["targets"])]
+    windows = document.get("maintenance", [])
+    if not isinstance(windows, list) or len(windows) > MOST_WINDOWS:
+        raise SnapshotError(f"{path}: maintenance must be a list of at most {MOST_WINDOWS} windows")
+    return Contents(
+        [_saved(entry, f"{path}: targets[{index}]") for index, entry in enumerate(document["targets"])],
+        [_planned(entry, f"{path}: maintenance[{index}]") for index, entry in enumerate(windows)],
+    )
 
 
 class _TwiceError(ValueError):
@@ -132,6 +168,19 @@ def _saved(entry: Any, where: str) -> Saved:
     if known is not None and not _is_possible(known):
         raise SnapshotError(f"{where}: state: is not one that this program wrote")
     return Saved(target_id, check, known, latest if known and known.checked_at and isinstance(latest, dict) else None)
+
+
+def _planned(entry: Any, where: str) -> Maintenance:
+    if not isinstance(entry, dict):
+        raise SnapshotError(f"{where}: must be an object")
+    try:
+        return Maintenance.model_validate(entry)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        fault = problem.get("ctx", {}).get("error")
+        field = fault.field if isinstance(fault, ContradictionError) else ".".join(map(str, problem["loc"]))
+        rule = fault.rule if isinstance(fault, ContradictionError) else problem["msg"].removeprefix("Value error, ")
+        raise SnapshotError(f"{where}: {field}: {rule}") from None
 
 
 def _is_possible(state: State) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,9 +17,10 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 
 from shared.check import Check
-from shared.monitor import Alert, Attempt, CheckResult, Reason, Report, State, Verdict
+from shared.monitor import Alert, Attempt, CheckResult, Reason, Report, Verdict
 from shared.settings import Settings
 from shared.snapshot import Saved
+from shared.state import State
 from shared.store import Defaults, Store, Watched
 from shared.store.targets import bucket_of
 from tests.waiting import eventually
@@ -29,8 +31,8 @@ PLACES: tuple[Place, ...] = ("before", "amid", "after")
 
 
 def settings_for(url: str, **others: Any) -> Settings:
-    """Settings that no environment and no ``.env`` has a part in."""
-    return Settings(_env_file=None, redis_url=url, **others)
+    """Settings that no environment and no ``.env`` has a part in; one failed check is enough unless others say so."""
+    return Settings(_env_file=None, redis_url=url, **{"second_opinion": False, **others})
 
 
 # --- the wire ------------------------------------------------------------------------------------------------------
@@ -211,8 +213,7 @@ def result(watched: Watched, verdict: Verdict, at: int) -> CheckResult:
 
 def record(store: Store, settings: Settings, targets: Sequence[Watched], verdict: Verdict, at: int) -> None:
     """Record one result of each target as a run of a check job would."""
-    defaults = Defaults(settings.expectation, settings.interval, settings.alert_group_wait)
-    store.recording.record([(watched, result(watched, verdict, at)) for watched in targets], defaults)
+    store.recording.record([(watched, result(watched, verdict, at)) for watched in targets], Defaults.of(settings))
 
 
 def put_into(store: Store, bucket: int, *endpoints: str, **fields: Any) -> list[Watched]:
@@ -222,4 +223,5 @@ def put_into(store: Store, bucket: int, *endpoints: str, **fields: Any) -> list[
         Saved(name, Check(endpoint=endpoint, expected_http_code=200, **fields), State(since=1), None)
         for name, endpoint in zip(ids, endpoints, strict=True)
     ]
-    return store.targets.load(written.target.id for written in store.targets.restore(saved, now=1))
+    now = int(time.time() * 1000)
+    return store.targets.load(written.target.id for written in store.targets.restore(saved, now=now))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -12,8 +13,8 @@ import pytest
 from redis import Redis
 
 from shared.monitor import Verdict
-from shared.store import Mail, Store, Watched
-from shared.store.outbox import LEASE_MS, LONGEST_WAIT_MS, MAIL_SIZE
+from shared.store import Mail, Outbox, Store, Watched, keys
+from shared.store.outbox import DELAY_BOUNDS, LEASE_MS, LONGEST_WAIT_MS, MAIL_SIZE
 from tests.fakes import Killed, Wire, everywhere, put, record, settings_for, settle
 
 WINDOW_MS = 10_000
@@ -190,10 +191,12 @@ def test_a_sent_mail_leaves_and_the_incident_remembers_it(store: Store, redis: R
     mail = claim(store)
     store.outbox.sent(mail, now=DUE + 7, recipients=["ops@example.org"], refused={"x@example.org": "550 no"})
 
-    assert store.outbox.entries() == []
+    (refused,) = store.outbox.entries()
+    assert (refused["id"], refused["place"], refused["error"]) == (f"{mail.entries[0]}!", "dead", "550 no")
     assert not redis.exists("monitor:outbox", "monitor:outbox:sending", "monitor:outbox:hold")
-    assert not list(redis.scan_iter("monitor:outbox:entry:*"))
+    assert len(list(redis.scan_iter("monitor:outbox:entry:*"))) == 1
     assert fate(store, mail.entries[0]) == {
+        "kind": "down",
         "fate": "sent",
         "at": DUE + 7,
         "mail": "mail-1",
@@ -316,7 +319,12 @@ def test_a_refused_mail_is_a_dead_letter_at_once_and_pauses_nothing(store: Store
 
     (entry,) = store.outbox.entries()
     assert (entry["place"], entry["error"]) == ("dead", "550 no such user")
-    assert fate(store, entry["id"]) == {"fate": "refused", "at": DUE, "error": "550 no such user"}
+    assert fate(store, entry["id"]) == {
+        "kind": "down",
+        "fate": "refused",
+        "at": DUE,
+        "error": "550 no such user",
+    }
     flip(store, "b", due=DUE + 1)
     assert names(claim(store, "mail-2", now=DUE + 1)) == ["b"]
 
@@ -414,3 +422,370 @@ def test_the_counts_tell_how_full_the_outbox_is(store: Store) -> None:
     flip(store, "d", due=DUE + 60)
     counts = store.outbox.counts()
     assert (counts.waiting, counts.sending, counts.dead, counts.oldest_at) == (2, 1, 1, DUE + 50)
+
+
+# --- audiences -----------------------------------------------------------------------------------------------------
+
+
+def test_alerts_of_different_audiences_are_different_mails_and_none_is_in_two(store: Store) -> None:
+    settings = settings_for(
+        "redis://unused", alert_group_wait=WINDOW_MS / 1000, mail_tag_recipients="web=web@example.org"
+    )
+    targets = [
+        *put(store, "http://plain.example/"),
+        *put(store, "http://own.example/", "http://own2.example/", recipients=("own@example.org",)),
+        *put(store, "http://tagged.example/", tags=("web",)),
+        *put(store, "http://both.example/", tags=("web",), recipients=("own@example.org",)),
+    ]
+    record(store, settings, targets, Verdict.DOWN, DUE - WINDOW_MS - 10)
+    told: dict[tuple[str, ...], list[str]] = {}
+    while (mail := store.outbox.claim(f"mail-{len(told)}", now=DUE)) is not None:
+        told[mail.audience] = sorted(names(mail))
+    # Without recipients in the settings, those of a target are all there are.
+    assert told == {
+        (): ["plain"],
+        ("own@example.org",): ["own", "own2"],
+        ("web@example.org",): ["tagged"],
+        ("own@example.org", "web@example.org"): ["both"],
+    }
+
+
+def test_a_name_with_a_comma_is_one_recipient(store: Store) -> None:
+    targets = put(store, "http://a.example/", recipients=('"Doe, Jane" <jane@example.org>', "b@example.org"))
+    record(store, SETTINGS, targets, Verdict.DOWN, DUE - WINDOW_MS - 10)
+    assert claim(store).audience == ('"Doe, Jane" <jane@example.org>', "b@example.org")
+
+
+def test_channels_have_no_audiences(store: Store) -> None:
+    targets = [*put(store, "http://a.example/"), *put(store, "http://b.example/", recipients=("b@example.org",))]
+    record(store, BOTH_BOXES, targets, Verdict.DOWN, DUE - WINDOW_MS - 10)
+    mail = store.notifications.claim("message", now=DUE)
+    assert mail is not None
+    assert sorted(names(mail)) == ["a", "b"]
+
+
+# --- two boxes -----------------------------------------------------------------------------------------------------
+
+BOTH_BOXES = settings_for(
+    "redis://unused", alert_group_wait=WINDOW_MS / 1000, webhook_url="https://hook.example/", alert_reminder=3600
+)
+
+
+def dump(redis: Any, box: str) -> dict[bytes, bytes]:
+    return {key: redis.dump(key) for key in redis.scan_iter(f"{box}*")}
+
+
+DEEDS: dict[str, Callable[[Outbox, Mail], object]] = {
+    "claimed": lambda box, mail: None,
+    "sent": lambda box, mail: box.sent(mail, now=DUE, recipients=["x"], refused={}, pause_ms=20_000),
+    "refused": lambda box, mail: box.refused(mail, now=DUE, error="550"),
+    "delayed": lambda box, mail: box.delayed(mail, now=DUE, error="451", may_have_arrived=False),
+    "unclear": lambda box, mail: box.delayed(mail, now=DUE, error="451", may_have_arrived=True),
+    "partly": lambda box, mail: box.partly_sent(mail, now=DUE, recipients=["x"], remaining=["y"], error="451"),
+}
+
+
+@pytest.mark.parametrize("deed", DEEDS)
+@pytest.mark.parametrize("names_of_boxes", [(keys.OUTBOX, keys.NOTIFICATIONS), (keys.NOTIFICATIONS, keys.OUTBOX)])
+def test_whatever_happens_in_one_box_leaves_the_other_as_it_was(
+    store: Store, redis: Redis, deed: str, names_of_boxes: tuple[str, str]
+) -> None:
+    record(store, BOTH_BOXES, put(store, "http://a.example/"), Verdict.DOWN, DUE - WINDOW_MS - 10)
+    store.outbox.request_report(now=DUE + 1)
+    box, other = (store.outbox if name == keys.OUTBOX else store.notifications for name in names_of_boxes)
+    before = dump(redis, other.box)
+    assert before
+    mail = box.claim("mail-1", now=DUE)
+    assert mail is not None
+    DEEDS[deed](box, mail)
+    assert dump(redis, other.box) == before
+    assert other.claim("mail-2", now=DUE) is not None
+
+
+def test_the_incident_remembers_what_became_of_the_mail_and_of_the_notification(store: Store) -> None:
+    record(store, BOTH_BOXES, put(store, "http://a.example/"), Verdict.DOWN, DUE - WINDOW_MS - 10)
+    mail, message = (box.claim("mail-1", now=DUE) for box in (store.outbox, store.notifications))
+    assert mail is not None
+    assert message is not None
+    store.outbox.refused(mail, now=DUE, error="550")
+    store.notifications.sent(message, now=DUE, recipients=["webhook"], refused={})
+    incident = store.recording.incident(mail.entries[0])
+    assert incident is not None
+    found = {name: orjson.loads(value)["fate"] for name, value in incident.items() if name.startswith("told:")}
+    assert found == {f"told:{mail.entries[0]}": "refused", f"told:notifications:{mail.entries[0]}": "sent"}
+
+
+# --- in the order in which it happened -----------------------------------------------------------------------------
+
+
+def sequence(store: Store, now: int, *, seconds: int = 1200) -> list[tuple[str, str]]:
+    """What is told from now on, as (name, kind), by jobs that look each second and whose mails are all taken."""
+    told: list[tuple[str, str]] = []
+    for moment in range(now, now + seconds * 1000, 1000):
+        while (mail := store.outbox.claim(f"mail-{moment}", now=moment)) is not None:
+            told += [(name, alert.kind) for name, alert in zip(names(mail), mail.alerts, strict=True)]
+            store.outbox.sent(mail, now=moment, recipients=["ops@example.org"], refused={}, pause_ms=20_000)
+    return told
+
+
+def killed(store: Store, mail: Mail) -> None:
+    """Nobody settles it."""
+
+
+def partly(store: Store, mail: Mail) -> None:
+    store.outbox.partly_sent(mail, now=DUE, recipients=["had@x.org"], remaining=["waits@x.org"], error="451")
+
+
+def unclear(store: Store, mail: Mail) -> None:
+    store.outbox.delayed(mail, now=DUE, error="lost", may_have_arrived=True)
+
+
+def on_hold(store: Store, mail: Mail) -> None:
+    store.outbox.delayed(mail, now=DUE, error="450", may_have_arrived=False)
+
+
+@pytest.mark.parametrize("happens", [killed, partly, unclear, on_hold])
+def test_a_recovery_never_overtakes_the_fall_of_its_target(
+    store: Store, happens: Callable[[Store, Mail], None]
+) -> None:
+    targets = flip(store, "a")
+    happens(store, claim(store))
+    record(store, SETTINGS, targets, Verdict.UP, DUE + 1_000)
+    record(store, SETTINGS, put(store, "http://other.example/"), Verdict.DOWN, DUE + 1_000)
+    told = sequence(store, DUE + 1_000)
+    assert [kind for name, kind in told if name == "a"] == ["down", "up"]
+    assert ("other", "down") in told
+    assert store.outbox.entries() == []
+
+
+def test_while_the_fall_is_being_sent_the_recovery_is_looked_at_every_five_seconds_and_not_more_often(
+    store: Store,
+) -> None:
+    targets = flip(store, "a")
+    claim(store)
+    record(store, SETTINGS, targets, Verdict.UP, DUE - WINDOW_MS)
+    looks = [
+        moment for moment in range(DUE, DUE + 60_000, 500) if store.outbox.is_due(now=moment) and look(store, moment)
+    ]
+    assert len(looks) == 12
+
+
+def look(store: Store, moment: int) -> bool:
+    assert store.outbox.claim("nothing", now=moment) is None
+    return True
+
+
+def test_what_comes_in_while_a_mail_is_on_its_way_follows_its_pace(store: Store) -> None:
+    settings = settings_for("redis://unused", alert_group_wait=WINDOW_MS / 1000)
+    first, second = put(store, "http://a.example/", "http://b.example/")
+    record(store, settings, [first], Verdict.DOWN, DUE - WINDOW_MS - 10)
+    mail = claim(store)
+    record(store, settings, [second], Verdict.DOWN, DUE)
+    store.outbox.sent(mail, now=DUE + 500, recipients=["x"], refused={}, pause_ms=20_000)
+    assert store.outbox.claim("early", now=DUE + 20_000) is None
+    assert names(claim(store, now=DUE + 20_500)) == ["b"]
+
+
+def test_the_tenth_flip_is_told_after_the_ninth_when_they_are_due_together(
+    store: Store, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.store.outbox.MAIL_SIZE", 1)
+    settings = settings_for("redis://unused", flap_count=0)
+    (watched,) = put(store, "http://a.example/")
+    for number in range(1, 14):
+        verdict = Verdict.UP if number % 2 else Verdict.DOWN
+        record(store, settings, [watched], verdict, DUE - 30_000 + number)
+    redis.zadd(keys.OUTBOX, {entry["id"]: DUE for entry in store.outbox.entries()})
+    assert [kind for _, kind in sequence(store, DUE, seconds=2)] == ["down", "up"] * 6
+
+
+# --- below a parent ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def family(store: Store) -> tuple[Watched, Watched]:
+    """A parent and its child, both up."""
+    (parent,) = put(store, "http://parent.example/")
+    (child,) = put(store, "http://child.example/", parent=parent.target.id)
+    record(store, SETTINGS, [parent, child], Verdict.UP, 1_000)
+    return parent, child
+
+
+def test_a_child_that_fell_before_its_parent_is_told_when_the_parent_is_up_and_it_is_still_down(
+    store: Store, family: tuple[Watched, Watched]
+) -> None:
+    parent, child = family
+    record(store, SETTINGS, [child], Verdict.DOWN, DUE - 10_010)
+    record(store, SETTINGS, [parent], Verdict.DOWN, DUE - 10_005)
+    assert sequence(store, DUE, seconds=600) == [("parent", "down")]
+    record(store, SETTINGS, [parent], Verdict.UP, DUE + 600_000)
+    assert sequence(store, DUE + 601_000) == [("child", "down"), ("parent", "up")]
+    record(store, SETTINGS, [child], Verdict.UP, DUE + 2_000_000)
+    assert sequence(store, DUE + 2_000_000, seconds=60) == [("child", "up")]
+
+
+def test_a_child_that_fell_before_its_parent_and_recovered_meanwhile_is_one_story(
+    store: Store, family: tuple[Watched, Watched]
+) -> None:
+    parent, child = family
+    record(store, SETTINGS, [child], Verdict.DOWN, DUE - 10_010)
+    record(store, SETTINGS, [parent], Verdict.DOWN, DUE - 10_005)
+    record(store, SETTINGS, [child], Verdict.UP, DUE + 60_000)
+    assert sequence(store, DUE, seconds=600) == [("parent", "down")]
+    record(store, SETTINGS, [parent], Verdict.UP, DUE + 600_000)
+    assert sequence(store, DUE + 601_000) == [("child", "down"), ("child", "up"), ("parent", "up")]
+
+
+def test_a_child_that_falls_while_its_parent_is_down_is_told_only_if_it_stays_down(
+    store: Store, family: tuple[Watched, Watched]
+) -> None:
+    parent, child = family
+    (other,) = put(store, "http://other.example/", parent=parent.target.id)
+    record(store, SETTINGS, [parent], Verdict.DOWN, DUE)
+    record(store, SETTINGS, [child, other], Verdict.DOWN, DUE + 1_000)
+    record(store, SETTINGS, [parent, other], Verdict.UP, DUE + 60_000)
+    assert sequence(store, DUE, seconds=120) == [("parent", "down"), ("parent", "up")]
+    record(store, SETTINGS, [child], Verdict.DOWN, DUE + 120_000)
+    assert sequence(store, DUE + 120_000) == [("child", "down")]
+
+
+def test_a_recovery_whose_fall_was_told_is_told_while_the_parent_is_down(
+    store: Store, family: tuple[Watched, Watched]
+) -> None:
+    parent, child = family
+    record(store, SETTINGS, [child], Verdict.DOWN, DUE - 10_010)
+    assert sequence(store, DUE, seconds=60) == [("child", "down")]
+    record(store, SETTINGS, [parent], Verdict.DOWN, DUE + 60_000)
+    record(store, SETTINGS, [child], Verdict.UP, DUE + 61_000)
+    assert sequence(store, DUE + 61_000) == [("parent", "down"), ("child", "up")]
+
+
+def test_children_are_told_when_their_parent_is_deleted(store: Store, family: tuple[Watched, Watched]) -> None:
+    parent, child = family
+    record(store, SETTINGS, [child, parent], Verdict.DOWN, DUE - 10_010)
+    assert sequence(store, DUE, seconds=60) == [("parent", "down")]
+    store.targets.delete(parent.target.id, now=DUE + 60_000)
+    assert sequence(store, DUE + 60_000, seconds=10) == [("child", "down")]
+
+
+def test_what_is_held_below_a_parent_is_looked_at_every_five_seconds_and_not_more_often(
+    store: Store, family: tuple[Watched, Watched]
+) -> None:
+    parent, child = family
+    record(store, SETTINGS, [child, parent], Verdict.DOWN, DUE - 10_010)
+    store.outbox.sent(claim(store), now=DUE, recipients=["x"], refused={})
+    moments = range(DUE + 100, DUE + 60_100, 500)
+    assert len([moment for moment in moments if store.outbox.is_due(now=moment) and look(store, moment)]) == 11
+
+
+# --- killed --------------------------------------------------------------------------------------------------------
+
+
+def test_killed_at_any_moment_of_a_record_the_alert_is_in_both_boxes_or_in_none_and_the_next_turn_tells_it(
+    redis: Redis, valkey_url: str
+) -> None:
+    outcomes = set()
+    for wire in everywhere(valkey_url, redis, Wire.kill):
+        store = Store(redis)
+        targets = put(store, "http://a.example/", "http://b.example/")
+        with suppress(Killed):
+            record(Store(wire.client), BOTH_BOXES, targets, Verdict.DOWN, DUE)
+        settle(redis, wire)
+        counts = [box.counts().waiting for box in (store.outbox, store.notifications)]
+        outcomes.add(tuple(counts))
+        reminders = redis.zcard(keys.REMINDERS)
+        assert reminders == counts[0]
+        record(store, BOTH_BOXES, store.targets.load(each.target.id for each in targets), Verdict.DOWN, DUE + 300_000)
+        assert [box.counts().waiting for box in (store.outbox, store.notifications)] == [2, 2]
+    assert outcomes == {(0, 0), (2, 2)}
+
+
+@pytest.mark.parametrize("deed", sorted(set(DEEDS) - {"claimed"}))
+@pytest.mark.parametrize("name", ["outbox", "notifications"])
+def test_killed_at_any_moment_of_a_settlement_it_is_done_or_the_mail_comes_again_as_it_was(
+    redis: Redis, valkey_url: str, name: str, deed: str
+) -> None:
+    outcomes: set[tuple[str, ...]] = set()
+    for wire in everywhere(valkey_url, redis, Wire.kill):
+        store, dying = Store(redis), Store(wire.client)
+        record(store, BOTH_BOXES, put(store, "http://a.example/", "http://b.example/"), Verdict.DOWN, DUE - 10_010)
+        box = getattr(store, name)
+        mail = box.claim("mail-1", now=DUE)
+        with suppress(Killed):
+            DEEDS[deed](getattr(dying, name), mail)
+        settle(redis, wire)
+        again = box.claim("mail-2", now=DUE + LEASE_MS)
+        places = sorted(entry["place"] for entry in box.entries())
+        outcomes.add(("again" if again == mail else "new" if again else "none", *places))
+        other = store.notifications if name == "outbox" else store.outbox
+        assert other.counts().waiting == 2
+    # What a kill leaves is the mail as it was, under its lease; what is done is one of the others.
+    under_way: tuple[str, ...] = ("again", "sending", "sending")
+    done: dict[str, set[tuple[str, ...]]] = {
+        "sent": {("none",)},
+        "refused": {("none", "dead", "dead")},
+        "delayed": {("new", "sending", "sending")},
+        "unclear": {under_way},
+        "partly": {("new", "sending", "sending")},
+    }
+    assert outcomes == {under_way} | done[deed]
+
+
+# --- how long it takes ---------------------------------------------------------------------------------------------
+
+
+def test_the_delays_add_up(store: Store) -> None:
+    assert store.outbox.delays() == ([(f"{bound:.1f}", 0) for bound in DELAY_BOUNDS] + [("+Inf", 0)], 0)
+    for number, delay_ms in enumerate((400, 1_000, 1_001, 59_000, 100_000_000)):
+        at = DUE + number * 1_000_000_000
+        record(store, NO_WINDOW, put(store, f"http://{number}.example/"), Verdict.DOWN, at - 10)
+        mail = claim(store, now=at + delay_ms)
+        store.outbox.sent(mail, now=at + delay_ms, recipients=["x"], refused={})
+    counts, sum_ms = store.outbox.delays()
+    assert dict(counts) == {
+        "1.0": 2,
+        "2.0": 3,
+        "5.0": 3,
+        "10.0": 3,
+        "20.0": 3,
+        "30.0": 3,
+        "60.0": 4,
+        "120.0": 4,
+        "300.0": 4,
+        "900.0": 4,
+        "3600.0": 4,
+        "86400.0": 4,
+        "+Inf": 5,
+    }
+    assert sum_ms == 400 + 1_000 + 1_001 + 59_000 + 100_000_000
+
+
+NO_WINDOW = settings_for("redis://unused", alert_group_wait=0)
+
+
+def test_since_when_nothing_gets_through_is_known_until_something_does(store: Store) -> None:
+    flip(store, "a", "b")
+    assert store.outbox.counts().failing_since is None
+    now = DUE
+    for _ in range(4):
+        now = store.outbox.delayed(claim(store, now=now), now=now, error="lost", may_have_arrived=True)
+        assert store.outbox.counts().failing_since == DUE
+    store.outbox.sent(claim(store, now=now), now=now, recipients=["x"], refused={})
+    assert store.outbox.counts().failing_since is None
+
+
+def test_a_mail_whose_jobs_die_again_and_again_does_not_get_through(store: Store) -> None:
+    flip(store, "a")
+    claim(store)
+    assert store.outbox.counts().failing_since is None
+    claim(store, now=DUE + LEASE_MS)
+    assert store.outbox.counts().failing_since == DUE
+
+
+def test_a_mailbox_that_is_full_does_not_count_as_mails_that_do_not_get_through(store: Store) -> None:
+    flip(store, "a")
+    until = store.outbox.partly_sent(claim(store), now=DUE, recipients=["x"], remaining=["full"], error="452")
+    for _ in range(3):
+        again = claim(store, now=until)
+        until = store.outbox.delayed(again, now=until, error="452", may_have_arrived=False)
+    assert store.outbox.counts().failing_since is None

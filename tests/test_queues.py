@@ -18,7 +18,7 @@ from rq.job import Job, JobStatus
 from rq.utils import import_attribute
 
 from shared import queues
-from shared.queues import BATCH_SIZE, CHECK_SLOT, CHECK_TARGETS, CHECKS, EMAILS, QUEUES, Queues
+from shared.queues import BATCH_SIZE, CHECK_SLOT, CHECK_TARGETS, CHECKS, EMAILS, NOTIFICATIONS, QUEUES, Queues
 from tests.fakes import Wire, everywhere, settings_for
 from tests.processes import Run, running
 from tests.waiting import eventually
@@ -38,6 +38,15 @@ def waiting_jobs(redis: Redis, name: str = CHECKS) -> list[Job]:
     return Queue(name, connection=redis).jobs
 
 
+def taken(work: Queues) -> tuple[str, tuple[Any, ...]]:
+    """The check that a run takes, which must know when it was enqueued."""
+    found = work.take_waiting_check()
+    assert found is not None
+    assert found.enqueued_at is not None
+    assert abs(time.time() * 1000 - found.enqueued_at) < 10_000
+    return found.function, found.args
+
+
 def ids(count: int) -> list[str]:
     return [f"{number:016x}" for number in range(count)]
 
@@ -49,8 +58,11 @@ def test_every_name_of_a_job_is_a_function_of_the_background_processes() -> None
     assert {
         queues.CHECK_SLOT,
         queues.CHECK_TARGETS,
+        queues.CHECK_AGAIN,
         queues.CHECK_TRIAL,
         queues.DELIVER,
+        queues.NOTIFY,
+        queues.PING_HEARTBEAT,
         queues.KEEP_SNAPSHOT,
     } == JOB_NAMES
     for name in JOB_NAMES:
@@ -74,7 +86,10 @@ def test_every_job_takes_the_arguments_that_it_is_enqueued_with(redis: Redis, wo
         scheduled_at = (1_700_000_000_000,) if entry.function == CHECK_SLOT else ()
         work.push(entry.queue, entry.function, (*entry.args, *scheduled_at), job_id=f"j{number}", timeout=entry.timeout)
     work.push(EMAILS, queues.DELIVER, (), job_id="deliver-1")
+    work.push(NOTIFICATIONS, queues.NOTIFY, (), job_id="notify-1")
+    work.push(NOTIFICATIONS, queues.PING_HEARTBEAT, (), job_id="heartbeat-1")
     work.enqueue_trial("0f" * 8)
+    work.enqueue_opinions(ids(2))
 
     jobs = [job for name in QUEUES for job in waiting_jobs(redis, name)]
 
@@ -244,8 +259,8 @@ def test_a_run_takes_the_first_check_that_waits_and_its_job_with_it(redis: Redis
     work.push(CHECKS, CHECK_SLOT, (300, 17, True, 5), job_id="slot")
     work.enqueue_check(ids(2))
 
-    assert work.take_waiting_check() == (CHECK_TARGETS, (ids(2),))
-    assert work.take_waiting_check() == (CHECK_SLOT, (300, 17, True, 5))
+    assert taken(work) == (CHECK_TARGETS, (ids(2),))
+    assert taken(work) == (CHECK_SLOT, (300, 17, True, 5))
     assert work.take_waiting_check() is None
     assert not Job.exists("slot", connection=redis)
     assert list(redis.scan_iter("rq:job:*")) == []
@@ -258,7 +273,7 @@ def test_a_run_leaves_alone_what_is_not_ours_or_cannot_be_read(redis: Redis, wor
     redis.hset(Job.key_for("torn"), "data", b"\x80nonsense")
     work.push(CHECKS, CHECK_TARGETS, (ids(1),), job_id="ours")
 
-    assert work.take_waiting_check() == (CHECK_TARGETS, (ids(1),))
+    assert taken(work) == (CHECK_TARGETS, (ids(1),))
     assert work.take_waiting_check() is None
     assert redis.lrange("rq:queue:checks", 0, -1) == [b"theirs", b"nobody", b"torn"]
 
@@ -308,7 +323,7 @@ def test_a_check_that_a_run_and_a_worker_want_at_once_is_had_by_exactly_one(
             work.push(CHECKS, CHECK_TARGETS, ([f"{number:016x}"],), job_id=f"{number:016x}")
             number += 1
         while (job := work.take_waiting_check()) is not None:
-            taken += job[1][0]
+            taken += job.args[0]
         if not taken or len(finished()) < len(taken):
             work.push(CHECKS, CHECK_TARGETS, ([f"{number:016x}"],), job_id=f"{number:016x}")
             number += 1

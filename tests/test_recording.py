@@ -14,23 +14,16 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from shared.check import Check
-from shared.monitor import (
-    PHASES,
-    Alert,
-    Attempt,
-    CheckResult,
-    Reason,
-    State,
-    Status,
-    Verdict,
-)
+from shared.monitor import PHASES, Alert, Attempt, CheckResult, Reason, Verdict
+from shared.snapshot import Saved
+from shared.state import State, Status
 from shared.store import Defaults, Recorded, Store, Watched, keys
 from shared.store.recording import history_length, pack, unpack
 from tests.fakes import Killed, Wire, everywhere, put, result, settings_for, settle
 
 UP, DOWN, UNKNOWN = Verdict.UP, Verdict.DOWN, Verdict.UNKNOWN
 SETTINGS = settings_for("redis://unused", alert_group_wait=10)
-DEFAULTS = Defaults(SETTINGS.expectation, SETTINGS.interval, SETTINGS.alert_group_wait)
+DEFAULTS = Defaults.of(SETTINGS)
 HOUR, DAY = 3_600_000, 86_400_000
 
 
@@ -257,8 +250,11 @@ def test_a_flip_to_down_opens_an_incident_and_owes_an_alert_in_the_same_step(sto
         bottleneck="wait",
         phases={"connect": 2.0, "wait": 8.0},
         attempts=alert.attempts,
+        detected_at=1_010,
+        written_at=alert.written_at,
     )
     assert len(alert.attempts) == 1
+    assert alert.written_at is not None
     assert store.outbox.counts().oldest_at == 1_010 + 10_000  # the grouping window
     assert store.vitals.changes() > changes
 
@@ -276,7 +272,7 @@ def test_the_flip_back_closes_the_incident_and_says_since_when_it_lasted(store: 
     assert closed["alert"]["incident"] == opened["alert"]["incident"]
     incident = store.recording.incident(opened["alert"]["incident"])
     assert incident is not None
-    assert (incident["opened_at"], incident["closed_at"]) == ("1000", "3000")
+    assert (incident["opened_at"], incident["closed_at"]) == ("1000", "3010")
     assert redis.ttl(keys.incident(opened["alert"]["incident"])) > 0
 
 
@@ -324,6 +320,7 @@ def test_every_result_and_every_flip_is_an_event(store: Store, target: Watched) 
         "at": 2_010,
         "opens": second.flip.id,
         "closes": None,
+        "tells": "down",
     }
 
 
@@ -436,7 +433,8 @@ RESULTS = st.builds(
     st.integers(400_000, 2**41),
     st.integers(2**41, 2**41 + 400_000),
     st.none() | st.integers(0, 2**41),
-    st.none() | st.sampled_from(list(Reason)),
+    reason=st.none() | st.sampled_from(list(Reason)),
+    enqueued_at=st.none() | st.integers(0, 2**41),
 )
 
 
@@ -448,7 +446,16 @@ def test_a_packed_result_is_unpacked_as_it_was_to_a_tenth_of_a_millisecond(seen:
 
     row = unpack(f"{seen.started_at}-0".encode(), pack(seen))
 
-    for name in ("scheduled_at", "started_at", "finished_at", "verdict", "status_code", "reason", "sentence"):
+    for name in (
+        "scheduled_at",
+        "enqueued_at",
+        "started_at",
+        "finished_at",
+        "verdict",
+        "status_code",
+        "reason",
+        "sentence",
+    ):
         assert row[name] == document.get(name)
     assert row["attempts"] == len(seen.attempts)
     assert row["elapsed_ms"] == pytest.approx(seen.elapsed_ms, abs=0.051)
@@ -480,8 +487,10 @@ def ordinary(watched: Watched, turn: int) -> CheckResult:
         at + 7,
         at + 131 + turn,
         at,
-        None if is_up else Reason.TIMEOUT,
-        None if is_up else "no connection within 5 seconds",
+        enqueued_at=at + 3,
+        by="monitor-checks-1/0f2d8c1b",
+        reason=None if is_up else Reason.TIMEOUT,
+        sentence=None if is_up else "no connection within 5 seconds",
     )
 
 
@@ -501,3 +510,130 @@ def test_a_target_with_a_day_of_history_costs_less_than_20_kilobytes(store: Stor
     assert all(len(store.recording.history(target_id, limit=400)) >= 288 for target_id in own)
     print(f"bytes of Redis a target with 288 results: {max(own.values())}")
     assert max(own.values()) < 20_000
+
+
+# --- in a maintenance ----------------------------------------------------------------------------------------------
+
+
+class Window:
+    """A maintenance of every target, while it is open."""
+
+    def __init__(self) -> None:
+        self.is_open = True
+
+    def record(self, store: Store, watched: Watched, verdict: Verdict, at: int) -> list[Recorded]:
+        defaults = Defaults.of(SETTINGS, lambda _target: self.is_open)
+        return store.recording.record([(watched, result(watched, verdict, at))], defaults)
+
+
+def uptime(store: Store, watched: Watched) -> list[int]:
+    """How many checks count as up, down and unknown."""
+    return [sum(row[column] for row in store.recording.sums(watched.target.id)["hours"]) for column in (1, 2, 3)]
+
+
+def test_in_a_maintenance_nobody_is_told_and_nothing_counts_but_all_is_recorded(store: Store, target: Watched) -> None:
+    window = Window()
+    for at, verdict in enumerate((UP, DOWN, UNKNOWN, DOWN, UP), 1):
+        assert window.record(store, target, verdict, at)
+    assert outbox_ids(store) == []
+    assert uptime(store, target) == [0, 0, 0]
+    assert [row["verdict"] for row in store.recording.history(target.target.id)] == [UP, DOWN, UNKNOWN, DOWN, UP]
+    assert len(store.recording.failures(target.target.id)) == 3
+    assert now(store, target).state.incident is None
+    window.is_open = False
+    window.record(store, target, UP, 10)
+    assert uptime(store, target) == [1, 0, 0]
+
+
+def test_what_is_still_down_after_a_maintenance_is_told_then_and_began_when_it_did(
+    store: Store, target: Watched
+) -> None:
+    window = Window()
+    window.record(store, target, DOWN, 1_000)
+    window.record(store, target, DOWN, 2_000)
+    assert now(store, target).state.status is Status.DOWN
+    window.is_open = False
+    window.record(store, target, DOWN, 3_000)
+    window.record(store, target, DOWN, 4_000)
+    (entry,) = store.outbox.entries()
+    assert (entry["alert"]["kind"], entry["alert"]["began_at"], entry["alert"]["at"]) == ("down", 1_000, 3_010)
+    assert uptime(store, target) == [0, 2, 0]
+
+
+def test_a_recovery_in_a_maintenance_is_told_where_the_fall_was(store: Store, target: Watched) -> None:
+    window = Window()
+    window.is_open = False
+    window.record(store, target, DOWN, 1_000)
+    window.is_open = True
+    window.record(store, target, UP, 2_000)
+    window.record(store, target, DOWN, 3_000)
+    window.record(store, target, UP, 4_000)
+    assert [entry["alert"]["kind"] for entry in store.outbox.entries()] == ["down", "up"]
+
+
+# --- when a result is overdue --------------------------------------------------------------------------------------
+
+
+def due(redis: Any, watched: Watched) -> int | None:
+    score = redis.zscore(keys.DUE, watched.target.id)
+    return None if score is None else int(score)
+
+
+def longest(watched: Watched) -> int:
+    return 1000 * SETTINGS.longest_check(watched.target.check)
+
+
+def test_the_next_result_is_overdue_two_intervals_and_a_whole_check_after_the_last(store: Store, redis: Redis) -> None:
+    (own,) = put(store, "http://a.example/", interval=60, timeout=3)
+    (plain,) = put(store, "http://b.example/")
+    for watched, interval in ((own, 60), (plain, 300)):
+        record(store, watched, UP, 1_000_000)
+        assert due(redis, watched) == 1_000_010 + 2_000 * interval + longest(watched)
+    assert [(each.target.id, at) for each, at in store.targets.overdue(now=2_000_000, limit=9)] == [
+        (own.target.id, due(redis, own)),
+        (plain.target.id, due(redis, plain)),
+    ]
+    assert store.targets.overdue(now=2_000_000, limit=1)[0][0].target.id == own.target.id
+    assert store.targets.count_overdue(now=due(redis, own) or 0) == 1
+    assert store.targets.count_overdue(now=(due(redis, own) or 0) - 1) == 0
+
+
+def test_a_target_that_is_new_resumed_changed_or_restored_has_the_time_for_a_first_check(
+    store: Store, redis: Redis
+) -> None:
+    (watched,) = put(store, "http://a.example/", interval=60, now=1_000_000)
+    first = due(redis, watched) or 0
+    assert first >= 1_000_000 + 120_000 + longest(watched)
+    record(store, watched, UP, 1_000)
+    store.targets.patch(watched.target.id, lambda check: check.changed({"interval": 600}), now=2_000_000)
+    assert (due(redis, watched) or 0) >= 2_000_000 + 1_200_000 + longest(watched)
+    store.targets.patch(watched.target.id, lambda check: check.changed({"paused": True}), now=3_000_000)
+    assert due(redis, watched) is None
+    store.targets.patch(watched.target.id, lambda check: check.changed({"title": "still paused"}), now=3_100_000)
+    assert due(redis, watched) is None
+    store.targets.patch(watched.target.id, lambda check: check.changed({"paused": False}), now=4_000_000)
+    assert (due(redis, watched) or 0) >= 4_000_000 + 1_200_000 + longest(watched)
+    saved = [Saved(watched.target.id, now(store, watched).target.check, now(store, watched).state, None)]
+    store.targets.delete(watched.target.id, now=5_000_000)
+    assert due(redis, watched) is None
+    store.targets.restore(saved, now=6_000_000)
+    assert (due(redis, watched) or 0) >= 6_000_000 + 1_200_000 + longest(watched)
+
+
+def test_a_target_that_is_new_and_paused_is_never_overdue(store: Store, redis: Redis) -> None:
+    (watched,) = put(store, "http://a.example/", paused=True)
+    assert due(redis, watched) is None
+
+
+def test_a_result_that_is_dropped_because_of_a_pause_makes_nothing_overdue(
+    store: Store, redis: Redis, target: Watched
+) -> None:
+    paused(store, target)
+    record(store, target, UP, 1_000)
+    assert due(redis, target) is None
+
+
+def test_targets_without_an_interval_follow_the_default_that_the_scheduler_tells(store: Store, redis: Redis) -> None:
+    store.targets.set_default_interval(3600)
+    (watched,) = put(store, "http://a.example/", now=1_000_000)
+    assert (due(redis, watched) or 0) >= 1_000_000 + 7_200_000

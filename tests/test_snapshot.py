@@ -23,10 +23,12 @@ from rq import Queue
 
 from shared import health
 from shared.check import Check
-from shared.monitor import State, Status, Verdict
+from shared.maintenance import Maintenance
+from shared.monitor import Verdict
 from shared.queues import CHECK_TARGETS, CHECKS, Queues
 from shared.settings import Settings
 from shared.snapshot import SnapshotError, decode, encode, preflight, write
+from shared.state import State, Status
 from shared.store import Store, Watched
 from tests.fakes import Killed, Wire, everywhere, put, record, settings_for, settle
 from tests.waiting import eventually
@@ -323,6 +325,98 @@ def test_killed_at_any_moment_of_a_restore_the_next_run_restores_the_rest(
         assert others(path) == []
 
 
+# --- maintenance windows -------------------------------------------------------------------------------------------
+
+ONCE: dict[str, Any] = {
+    "title": "Move",
+    "start": "2026-03-01T10:00:00+01:00",
+    "end": "2026-03-01T12:00:00+01:00",
+    "tags": ["db"],
+}
+AGAIN: dict[str, Any] = {
+    "title": "Backup",
+    "start": "2026-03-01T02:30:00+01:00",
+    "rrule": "FREQ=WEEKLY;BYDAY=SU",
+    "duration": 7200,
+    "timezone": "Europe/Berlin",
+}
+
+
+def windows_in(path: Path) -> Any:
+    return json.loads(path.read_bytes()).get("maintenance")
+
+
+def test_the_file_holds_maintenance_windows_in_the_shape_of_post(
+    store: Store, path: Path, keep: Callable[[], None]
+) -> None:
+    put(store, "http://a.example/")
+    keep()
+    assert windows_in(path) is None
+    again, once = (store.maintenance.put(Maintenance(**fields)) for fields in (AGAIN, ONCE))
+    keep()
+    assert windows_in(path) == [{"id": again.id, **AGAIN}, {"id": once.id, **ONCE}]
+    assert in_file(path) == ["http://a.example/"]
+
+
+def test_a_change_of_a_maintenance_window_is_written_soon(
+    redis: Redis, store: Store, settings: Settings, path: Path, keep: Callable[[], None]
+) -> None:
+    keep()
+    window = store.maintenance.put(Maintenance(**ONCE))
+    keeper(redis, settings).keep()
+    assert windows_in(path) == [{"id": window.id, **ONCE}]
+    store.maintenance.delete(window.id or "")
+    keeper(redis, settings).keep()
+    assert windows_in(path) is None
+
+
+def test_when_redis_was_emptied_every_maintenance_window_is_back_under_its_id(
+    redis: Redis, store: Store, keep: Callable[[], None]
+) -> None:
+    windows = [store.maintenance.put(Maintenance(**fields)) for fields in (AGAIN, ONCE)]
+    put(store, "http://a.example/")
+    keep()
+    redis.flushall()
+    later = store.maintenance.put(Maintenance(**{**ONCE, "title": "Since"}))
+    keep()
+    assert store.maintenance.all() == [*windows, later]
+
+
+def test_a_window_that_people_deleted_stays_deleted(store: Store, keep: Callable[[], None]) -> None:
+    window = store.maintenance.put(Maintenance(**ONCE))
+    keep()
+    store.maintenance.delete(window.id or "")
+    keep()
+    keep()
+    assert store.maintenance.all() == []
+
+
+def test_windows_written_by_hand_are_read_and_copied_ids_lose_none(
+    store: Store, path: Path, keep: Callable[[], None]
+) -> None:
+    copied = "3f0c2a9d1b7e4f65"
+    windows = [AGAIN, {**ONCE, "id": copied}, {**ONCE, "title": "Second", "id": copied}]
+    path.write_text(json.dumps({"targets": [], "maintenance": windows}))
+    keep()
+    again, once, second = store.maintenance.all()
+    assert (again.title, once.title, second.title) == ("Backup", "Move", "Second")
+    assert once.id == copied
+    assert len({again.id, once.id, second.id}) == 3
+    assert windows_in(path) == [{"id": again.id, **AGAIN}, {"id": once.id, **ONCE}, {**windows[2], "id": second.id}]
+
+
+def test_killed_at_any_moment_of_a_restore_no_window_is_there_twice(
+    redis: Redis, valkey_url: str, settings: Settings, path: Path
+) -> None:
+    content = json.dumps({"targets": [{"endpoint": "http://a.example/"}], "maintenance": [AGAIN, ONCE]})
+    for wire in everywhere(valkey_url, redis, Wire.kill):
+        path.write_text(content)
+        keep_until_killed(wire, redis, settings)
+        keeper(redis, settings).keep()
+        assert [window.title for window in Store(redis).maintenance.all()] == ["Backup", "Move"]
+        assert len(windows_in(path)) == 2
+
+
 # --- Redis was emptied by people -----------------------------------------------------------------------------------
 
 
@@ -533,6 +627,28 @@ BAD_FILES = {
         "targets[0]: intervall: Extra inputs",
     ),
     "bad id": ('{"targets": [{"endpoint": "http://a", "id": "../x"}]}', "targets[0]: id must be 16 hexadecimal digits"),
+    "windows no list": ('{"targets": [], "maintenance": {}}', "maintenance must be a list of at most 1000 windows"),
+    "too many windows": (
+        json.dumps({"targets": [], "maintenance": [ONCE] * 1001}),
+        "maintenance must be a list of at most 1000 windows",
+    ),
+    "window no object": ('{"targets": [], "maintenance": ["x"]}', "maintenance[0]: must be an object"),
+    "bad window": (
+        json.dumps({"targets": [], "maintenance": [ONCE, {**AGAIN, "duration": 5}]}),
+        "maintenance[1]: duration: Input should be greater than or equal to 60",
+    ),
+    "bad rule of a window": (
+        json.dumps({"targets": [], "maintenance": [{**AGAIN, "rrule": "FREQ=MINUTELY"}]}),
+        "maintenance[0]: rrule: must have a FREQ of YEARLY",
+    ),
+    "window that ends before it begins": (
+        json.dumps({"targets": [], "maintenance": [{**ONCE, "end": "2026-03-01T09:00:00+01:00"}]}),
+        "maintenance[0]: end: must be after start",
+    ),
+    "bad id of a window": (
+        json.dumps({"targets": [], "maintenance": [{**ONCE, "id": "../x"}]}),
+        "maintenance[0]: id: String should match pattern",
+    ),
     "bad status": (
         '{"targets": [{"endpoint": "http://a", "state": {"status": "sideways"}}]}',
         "targets[0]: status: Input should be 'pending', 'up', 'degraded'",
@@ -571,6 +687,7 @@ def test_a_file_that_cannot_be_read_is_named_with_what_is_wrong_and_never_overwr
     assert path.read_text() == content
     assert others(path) == []
     assert store.targets.count() == 0
+    assert store.maintenance.all() == []
     assert not store.vitals.is_born()
     seen = health.look(store, Queues(redis, settings), settings, now=NOW)
     assert seen.warnings == (f"the snapshot is not being written: {sentence}",)
@@ -642,7 +759,7 @@ def test_a_full_disk_leaves_the_old_file_whole_and_is_reported_until_there_is_ro
     assert path.read_bytes() == content
     assert others(path) == []
     seen = health.look(store, Queues(redis, settings), settings, now=NOW)
-    assert seen.warnings == (f"the snapshot is not being written: {path}: cannot be written: File too large",)
+    assert f"the snapshot is not being written: {path}: cannot be written: File too large" in seen.warnings
 
     keeper(redis, settings).keep()
     assert len(in_file(path)) == 101

@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis import Redis
 
-from shared.check import Check
-from shared.monitor import State, Status, Verdict
+from shared.check import Check, ContradictionError
+from shared.monitor import Verdict
+from shared.state import State, Status
 from shared.store import Store, TargetTakenError, TooMuchChangeError, Watched, keys
 from shared.store.targets import bucket_of, buckets_of_slot, slot_count
 from tests.fakes import Wire, put, record, settings_for
@@ -295,7 +296,8 @@ def test_a_pause_keeps_the_incident_open(store: Store) -> None:
     store.targets.patch(watched.target.id, changing(paused=False), now=3_000)
 
     (resumed,) = store.targets.load([watched.target.id])
-    assert resumed.state == replace(down.state, status=Status.PENDING, since=3_000)
+    assert resumed.state == replace(down.state, status=Status.PENDING, since=3_000, failures=0, suspect=None)
+    assert resumed.state.incident is not None
 
 
 def test_a_result_between_the_look_and_the_pause_is_not_lost(store: Store) -> None:
@@ -329,6 +331,47 @@ def test_a_change_of_anything_else_leaves_the_state_alone(store: Store) -> None:
     assert (after.state, after.latest) == (before.state, before.latest)
 
 
+# --- parents ---
+
+
+def test_a_parent_may_be_of_the_same_request_and_is_found_by_its_title(store: Store) -> None:
+    child, gate = store.targets.put(
+        [
+            Check(endpoint="http://child.example/", parent="Gate"),
+            Check(title="Gate", endpoint="http://gate.example/"),
+        ],
+        now=1,
+    )
+    assert child.target.check.parent == gate.target.id
+
+
+@pytest.mark.parametrize("titled", [0, 2])
+def test_a_title_that_nobody_or_more_than_one_has_is_no_parent(store: Store, redis: Redis, titled: int) -> None:
+    for number in range(titled):
+        store.targets.put([Check(title="Gate", endpoint=f"http://{number}.example/")], now=1)
+    before = key_names(redis)
+    with pytest.raises(ContradictionError) as caught:
+        store.targets.put([check(), Check(endpoint="http://child.example/", parent="Gate")], now=2)
+    assert (caught.value.field, caught.value.index) == ("parent", 1)
+    assert key_names(redis) == before
+
+
+def test_nobody_is_their_own_parent_not_even_by_way_of_others(store: Store) -> None:
+    first, second, third = (each.target.id for each in put(store, *(f"http://{n}.example/" for n in range(3))))
+    store.targets.patch(second, changing(parent=first), now=2)
+    store.targets.patch(third, changing(parent=second), now=2)
+    for parent in (first, second, third):
+        with pytest.raises(ContradictionError):
+            store.targets.patch(first, changing(parent=parent), now=3)
+    assert store.targets.load([first])[0].target.check.parent is None
+
+
+def test_a_parent_that_a_snapshot_does_not_hold_is_dropped(store: Store) -> None:
+    saved = [Saved(ID, check(parent="Gone")), Saved(None, check("1", parent=ID))]
+    orphan, child = store.targets.restore(saved, now=1)
+    assert (orphan.target.check.parent, child.target.check.parent) == (None, ID)
+
+
 # --- delete --------------------------------------------------------------------------------------------------------
 
 
@@ -345,7 +388,9 @@ def test_deleting_all_targets_leaves_counters_streams_and_closed_incidents_only(
 
     incident = f"monitor:incident:{targets[0].target.id}-2"
     counters = {"monitor:order", "monitor:orders", "monitor:changes"}
-    assert key_names(redis) == counters | {"monitor:events", "monitor:incidents", incident} | alerts
+    of_target = f"monitor:incidents:of:{targets[0].target.id}"
+    assert key_names(redis) == counters | {"monitor:events", "monitor:incidents", of_target, incident} | alerts
+    assert 0 < redis.ttl(of_target) <= 90 * 86_400
     assert 0 < redis.ttl(incident) <= 90 * 86_400
     assert store.recording.incident(incident.removeprefix("monitor:incident:")) is not None
 
@@ -518,7 +563,7 @@ class Saved:
 
 
 ID = "3f0c2a9d1b7e4f65"
-DOWN = State(Status.DOWN, 1_000, 2, 3, 5_000, f"{ID}-2", 1_000)
+DOWN = State(Status.DOWN, 1_000, 2, 3, checked_at=5_000, incident=f"{ID}-2", down_at=1_000)
 
 
 def test_a_restored_target_has_its_id_its_state_and_its_latest_result(store: Store, redis: Redis) -> None:
@@ -566,4 +611,4 @@ def test_copied_lines_in_a_file_become_targets_with_ids_of_their_own(store: Stor
 def test_a_file_that_says_paused_is_believed_over_its_state(store: Store) -> None:
     store.targets.restore([Saved(ID, check(paused=True), DOWN)], now=9_000)
     (watched,) = store.targets.load([ID])
-    assert watched.state == replace(DOWN, status=Status.PAUSED, since=9_000)
+    assert watched.state == replace(DOWN, status=Status.PAUSED, since=9_000, failures=0)

@@ -8,10 +8,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
-from shared.monitor import Status
 from shared.queues import Queues
 from shared.settings import Settings
-from shared.snapshot import Saved, SnapshotError, decode, digest_of, encode, read, set_aside, write
+from shared.snapshot import Saved, SnapshotError, decode, decode_all, digest_of, encode, read, set_aside, write
+from shared.state import Status
 from shared.store import SnapshotRecord, Store, Watched
 
 WRITE_AT_LEAST_EVERY_MS = 60_000
@@ -67,7 +67,10 @@ class SnapshotKeeper:
         vitals.bear()
 
     def _restore(self, content: bytes) -> None:
-        saved = decode(content, self._path)
+        contents = decode_all(content, self._path)
+        saved = contents.targets
+        # First of all, so that no check that begins here alarms anybody for what is planned.
+        self._store.maintenance.restore(contents.maintenance)
         pending: list[str] = []
         for start in range(0, len(saved), _PAGE):
             chunk = [self._with_expected_code(entry) for entry in saved[start : start + _PAGE]]
@@ -96,7 +99,7 @@ class SnapshotKeeper:
         if changes == record.changes and not is_old and not record.error:
             return
         birth = vitals.birth()
-        content = encode(self._all(), now=_now())
+        content = encode(self._all(), self._store.maintenance.all(), now=_now())
         # A Redis emptied while we read would otherwise empty the file too.
         if birth is None or vitals.birth() != birth:
             return

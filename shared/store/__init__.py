@@ -7,29 +7,45 @@ from __future__ import annotations
 
 from redis import Redis
 
+from shared.store import keys
 from shared.store.events import Event, Events
+from shared.store.incidents import Acknowledgement, Incident, IncidentPage, Incidents, Notification, Place
+from shared.store.maintenance import Maintenances, TooManyWindowsError
 from shared.store.outbox import Mail, Outbox, OutboxCounts
 from shared.store.recording import Defaults, Recorded, Recording
+from shared.store.reminders import Reminder, Reminders
 from shared.store.targets import Targets, TargetTakenError, TooMuchChangeError, Watched, Written
 from shared.store.trials import Trials
+from shared.store.troubles import Troubles
 from shared.store.vitals import QueueSettings, SnapshotRecord, Vitals
 
 __all__ = [
+    "Acknowledgement",
     "Defaults",
     "Event",
     "Events",
+    "Incident",
+    "IncidentPage",
+    "Incidents",
     "Mail",
+    "Maintenances",
+    "Notification",
     "Outbox",
     "OutboxCounts",
+    "Place",
     "QueueSettings",
     "Recorded",
     "Recording",
+    "Reminder",
+    "Reminders",
     "SnapshotRecord",
     "Store",
     "TargetTakenError",
     "Targets",
+    "TooManyWindowsError",
     "TooMuchChangeError",
     "Trials",
+    "Troubles",
     "Vitals",
     "Watched",
     "Written",
@@ -43,10 +59,18 @@ class Store:
         self.redis = redis
         self.targets = Targets(redis)
         self.recording = Recording(redis, self.targets)
-        self.outbox = Outbox(redis)
+        self.outbox = Outbox(redis, keys.OUTBOX)
+        self.notifications = Outbox(redis, keys.NOTIFICATIONS, told_as="notifications:")
+        self.reminders = Reminders(redis)
+        self.troubles = Troubles(redis)
+        self.maintenance = Maintenances(redis)
         self.events = Events(redis)
+        self.incidents = Incidents(redis)
         self.trials = Trials(redis)
         self.vitals = Vitals(redis)
+
+    def link_secret(self) -> bytes:
+        return self.vitals.link_secret()
 
     def queue_settings(self) -> QueueSettings:
         return self.vitals.queue_settings()

@@ -18,15 +18,16 @@ LENGTH = 10_000
 class Event:
     """One thing that happened. ``id`` orders events and resumes a reader; ``data`` is a JSON document.
 
-    ====================  =====================================================================================
-    type                  data
-    ====================  =====================================================================================
-    check_started         at (ms)
-    check_retried         attempt (Attempt.document), wait_ms
-    check_finished        CheckResult.document
-    target_flipped        id, before, after, at (ms), opens, closes (incident ids or null)
-    alert_mailed          alert_ids, mail_id; ``target`` is null
-    ====================  =====================================================================================
+    =====================  =====================================================================================
+    type                   data
+    =====================  =====================================================================================
+    check_started          at (ms)
+    check_retried          attempt (Attempt.document), wait_ms
+    check_finished         CheckResult.document
+    target_flipped         id, before, after, at (ms), opens, closes (incident ids or null)
+    incident_acknowledged  incident (id), by, note (or null), at (ms)
+    alert_mailed           alert_ids, mail_id; ``target`` is null
+    =====================  =====================================================================================
     """
 
     id: str

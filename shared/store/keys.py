@@ -19,23 +19,42 @@ monitor:results:{id}               stream  the history; entry id is the check's 
 monitor:failures:{id}              list    the newest 50 failures, newest first, with their evidence (zlib, JSON)
 monitor:hours:{id}                 hash    ring of 48: hour mod 48 -> "hour,up,down,unknown,elapsed_ms"
 monitor:days:{id}                  hash    ring of 90: day mod 90 -> "day,up,down,unknown,elapsed_ms"
-monitor:incident:{id}              hash    target, opened_at, opened (JSON alert), closed_at, closed (JSON alert),
-                                           told:{alert id} (JSON: what became of the mail)
-monitor:incidents                  zset    incident id -> when it opened (ms)
+monitor:incident:{id}              hash    target, title, endpoint (redacted), opened_at, detected_at, confirmed_at,
+                                           flapping_at, calm_at, closed_at (ms), reason, sentence, by, opinion (JSON,
+                                           the first check that failed), evidence (zlib, JSON), opened and closed (JSON
+                                           alerts), reminders, deleted, acknowledged (JSON: by, note, at), told:{alert
+                                           id} (JSON: what became of the mail), told:notifications:{alert id}; expires
+                                           once closed
+monitor:incidents                  zset    incident id -> when it opened (ms), newest 10,000
+monitor:incidents:open             zset    the same of those that are open
+monitor:incidents:of:{target id}   zset    the same of one target, newest 1,000
+monitor:maintenance                hash    id of a maintenance window -> the window (JSON)
 monitor:events                     stream  what happened, newest 10,000 or so: type, target, data (JSON)
-monitor:outbox                     zset    alerts that wait: id -> when to send (ms)
-monitor:outbox:sending             zset    alerts that a deliver job has taken: id -> when its lease ends (ms)
-monitor:outbox:dead                zset    alerts given up: id -> when (ms)
-monitor:outbox:entry:{id}          hash    alert (JSON), since, tries, mail (id of the mail it was put into), error,
-                                           to (JSON: who has not had that mail yet; absent: all)
-monitor:outbox:report              string  the report that waits, if it still does
-monitor:outbox:hold                hash    until (ms), failures: after a failed mail nothing is sent before ``until``
+monitor:due                        zset    id of a target that is watched -> when its next result is overdue (ms)
+monitor:default-interval           string  the interval of targets without one of their own, as the scheduler knows it
+monitor:reminders                  zset    open incident -> when people are reminded of it (ms)
+monitor:troubles                   hash    what is wrong with the monitor itself: name -> alert that told of it (JSON)
+monitor:alert-delay                hash    how long alerts took from the check to the server: upper bound (s) -> count,
+                                           inf, sum_ms
+{box}                              zset    alerts that wait: id -> when to send (ms); a box is monitor:outbox, the
+                                           mails, or monitor:notifications
+{box}:sending                      zset    alerts that a deliver job has taken: id -> when its lease ends (ms)
+{box}:dead                         zset    alerts given up: id -> when (ms)
+{box}:entry:{id}                   hash    alert (JSON), since, tries, target, parent (ids), audience (who is told
+                                           beside the recipients of the settings), mail (id of the mail it was put
+                                           into), error, to (JSON: who has not had that mail yet; absent: all)
+{box}:report                       string  the report that waits, if it still does
+{box}:hold                         hash    until (ms), failures, since (ms): after a failed mail nothing is sent before
+                                           ``until``
+{box}:pace                         hash    audience -> "when its next mail may go (ms),pause (ms),when the newest of
+                                           what it was owed was due (ms)"
 monitor:order                      string  counter behind ``order``
 monitor:orders                     string  counter of changes to the set of buckets: the reconciler watches it
 monitor:changes                    string  counter of changes worth a snapshot
 monitor:born                       string  id of this store, set once the snapshot was read; its absence means that
                                            Redis was emptied behind our back
 monitor:snapshot                   hash    what is known of the snapshot file: digest, writing, changes, at, error
+monitor:secret                     string  32 random bytes: what signs the links of mails
 monitor:queue                      hash    worker_thread, queue_size: the pool's size and the queue's bound
 monitor:batch                      hash    run, started_at, ended_at of the latest check batch (ms)
 monitor:scheduler:{name}           hash    beat (ms), pid, host of one scheduler; expires
@@ -57,15 +76,21 @@ CHECKED = "monitor:checked"
 IDENTITY = "monitor:identity"
 BUCKETS = "monitor:buckets"
 INCIDENTS = "monitor:incidents"
+OPEN_INCIDENTS = "monitor:incidents:open"
+MAINTENANCE = "monitor:maintenance"
 EVENTS = "monitor:events"
 OUTBOX = "monitor:outbox"
-SENDING = "monitor:outbox:sending"
-DEAD = "monitor:outbox:dead"
-HOLD = "monitor:outbox:hold"
+NOTIFICATIONS = "monitor:notifications"
+REMINDERS = "monitor:reminders"
+TROUBLES = "monitor:troubles"
+DUE = "monitor:due"
+DEFAULT_INTERVAL = "monitor:default-interval"
+ALERT_DELAY = "monitor:alert-delay"
 ORDERS = "monitor:orders"
 CHANGES = "monitor:changes"
 BORN = "monitor:born"
 SNAPSHOT = "monitor:snapshot"
+SIGNING = "monitor:secret"
 QUEUE = "monitor:queue"
 BATCH = "monitor:batch"
 SCHEDULERS = "monitor:schedulers"
@@ -116,8 +141,24 @@ def incident(incident_id: str) -> str:
     return f"monitor:incident:{incident_id}"
 
 
-def outbox_entry(alert_id: str) -> str:
-    return f"monitor:outbox:entry:{alert_id}"
+def incidents_of(target_id: str) -> str:
+    return f"monitor:incidents:of:{target_id}"
+
+
+def outbox_entry(box: str, alert_id: str) -> str:
+    return f"{box}:entry:{alert_id}"
+
+
+def sending(box: str) -> str:
+    return f"{box}:sending"
+
+
+def dead(box: str) -> str:
+    return f"{box}:dead"
+
+
+def hold(box: str) -> str:
+    return f"{box}:hold"
 
 
 def lease(work: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,14 +15,16 @@ from redis import Redis
 
 from shared.baseline import Baseline
 from shared.check import TRUSTED, Check, ContradictionError
-from shared.monitor import MonitorError, State, Status, Target
+from shared.monitor import MonitorError, Target
+from shared.state import State, Status
 from shared.store import keys
 
 _WRITE = """
--- ARGV: now, then thirteen values a target: id, expected revision (0: new), expected state ('' : any), new state,
--- new status, bucket, identity, title digest, endpoint digest, interval, paused, check, latest result ('' : as it is).
+-- ARGV: now, then fourteen values a target: id, expected revision (0: new), expected state ('' : any), new state,
+-- new status, bucket, identity, title digest, endpoint digest, interval, paused, check, latest result ('' : as it is),
+-- how long its check may take (ms).
 -- First everything is verified, then everything is written: all or nothing.
-local now, width = ARGV[1], 13
+local now, width = ARGV[1], 14
 local function registry(member, bucket)
   if redis.call('EXISTS', bucket) == 1 then
     if redis.call('SADD', 'monitor:buckets', member) == 1 then redis.call('INCR', 'monitor:orders') end
@@ -74,7 +77,14 @@ for i = 2, #ARGV, width do
   redis.call('HSET', 'monitor:identity', identity, id)
   redis.call('SADD', 'monitor:title:' .. title, id)
   redis.call('SADD', 'monitor:endpoint:' .. endpoint, id)
-  if paused == '0' then redis.call('SADD', 'monitor:bucket:' .. interval .. ':' .. bucket, id) end
+  if paused == '0' then
+    redis.call('SADD', 'monitor:bucket:' .. interval .. ':' .. bucket, id)
+    local seconds = tonumber(interval)
+    if seconds == 0 then seconds = tonumber(redis.call('GET', 'monitor:default-interval') or 300) end
+    redis.call('ZADD', 'monitor:due', now + 2000 * seconds + ARGV[i + 13], id)
+  else
+    redis.call('ZREM', 'monitor:due', id)
+  end
   registry(interval .. ':' .. bucket, 'monitor:bucket:' .. interval .. ':' .. bucket)
 end
 redis.call('INCR', 'monitor:changes')
@@ -97,19 +107,28 @@ if redis.call('EXISTS', bucket) == 0 and redis.call('SREM', 'monitor:buckets', o
 end
 redis.call('ZREM', 'monitor:targets', id)
 redis.call('ZREM', 'monitor:checked', id)
+redis.call('ZREM', 'monitor:due', id)
 redis.call('ZREM', 'monitor:status:' .. state['status'], id)
 if state['incident'] then
   redis.call('HSET', 'monitor:incident:' .. state['incident'], 'closed_at', ARGV[2], 'deleted', 1)
   redis.call('EXPIRE', 'monitor:incident:' .. state['incident'], ARGV[3])
+  redis.call('ZREM', 'monitor:incidents:open', state['incident'])
+  redis.call('ZREM', 'monitor:reminders', state['incident'])
 end
 redis.call('DEL', key, 'monitor:results:' .. id, 'monitor:failures:' .. id, 'monitor:hours:' .. id,
            'monitor:days:' .. id)
+redis.call('EXPIRE', 'monitor:incidents:of:' .. id, ARGV[3])
 redis.call('INCR', 'monitor:changes')
 return 1
 """
 
+log = logging.getLogger(__name__)
+
 _READ_FIELDS = ("check", "revision", "created_at", "order", "state", "latest", "baseline")
 _WRITE_TRIES = 20
+_DEEPEST_PARENTS = 10
+_LONGEST_FIRST_CHECK_MS = 60_000
+"""After which the first result of a target is overdue, beside two intervals; the settings are not known here."""
 
 
 class TargetTakenError(MonitorError):
@@ -210,7 +229,7 @@ class Targets:
         what it updates do not go together.
         """
         for _ in range(_WRITE_TRIES):
-            drafts = self._draft(checks, now)
+            drafts = self._with_parents(self._draft(checks, now))
             changed = list({draft.id: draft for draft in drafts if draft.changed}.values())
             if not changed or self._commit(changed, now) == "ok":
                 return _written(drafts)
@@ -243,6 +262,67 @@ class Targets:
             replace(draft, check=latest[identity].check) for draft, identity in zip(drafts, identities, strict=True)
         ]
 
+    def _with_parents(self, drafts: Sequence[_Draft], *, is_lenient: bool = False) -> list[_Draft]:
+        """The drafts with each parent as an id; raises ContradictionError for one that is none, or that is its child.
+
+        A parent may be named by its title, too, where one target alone has it, also when it is of the same request.
+        ``is_lenient`` drops a parent that is not there: of a snapshot, everything else is worth having.
+        """
+        names = {draft.check.parent for draft in drafts if draft.check.parent and draft.changed}
+        if not names:
+            return list(drafts)
+        ids = self._ids_of(names, drafts)
+        resolved = []
+        for index, draft in enumerate(drafts):
+            parent = draft.check.parent
+            if parent not in names:
+                resolved.append(draft)
+                continue
+            found: list[str | None] = [*ids[parent]]
+            if len(found) != 1 and is_lenient:
+                log.warning("the parent %r of the target %s is not there", parent, draft.id)
+                found = [None]
+            if len(found) != 1:
+                rule = f"must be the id, or the title, of one target ({parent!r} is that of {len(found) or 'none'})"
+                raise _contradiction(index, rule)
+            resolved.append(replace(draft, check=draft.check.model_copy(update={"parent": found[0]})))
+        self._refuse_circles(resolved)
+        return resolved
+
+    def refuse_unknown_parent(self, check: Check) -> None:
+        """Raises ContradictionError where a target like this could not be written because of its parent."""
+        self._with_parents([_Draft("", check, None, 0)])
+
+    def _ids_of(self, names: Iterable[str], drafts: Sequence[_Draft]) -> dict[str, set[str]]:
+        """Whose id or title these names are."""
+        names = list(names)
+        with self._redis.pipeline(transaction=False) as pipe:
+            for name in names:
+                pipe.exists(keys.target(name))
+                pipe.smembers(keys.by_title(digest(name)))
+            answers = pipe.execute()
+        found = {}
+        for name, is_id, titled in zip(names, answers[::2], answers[1::2], strict=True):
+            found[name] = {name} if is_id else {raw.decode() for raw in titled}
+            if not is_id:
+                found[name] |= {draft.id for draft in drafts if name in (draft.id, draft.check.title)}
+        return found
+
+    def _refuse_circles(self, drafts: Sequence[_Draft]) -> None:
+        parents = {draft.id: draft.check.parent for draft in drafts}
+        for index, draft in enumerate(drafts):
+            above, seen = draft.check.parent, {draft.id}
+            while above is not None and len(seen) <= _DEEPEST_PARENTS:
+                if above in seen:
+                    raise _contradiction(index, "must not be the target itself, nor one that depends on it")
+                seen.add(above)
+                if above not in parents:
+                    watched = self.get(above)
+                    parents[above] = watched.target.check.parent if watched else None
+                above = parents[above]
+            if above is not None:
+                raise _contradiction(index, f"must not be the end of more than {_DEEPEST_PARENTS} parents in a row")
+
     def patch(self, target_id: str, change: Callable[[Check], Check], *, now: int) -> Written | None:
         """Change one target by a pure function of its check; None when there is no such target.
 
@@ -252,7 +332,9 @@ class Targets:
             before = self.get(target_id)
             if before is None:
                 return None
-            draft = _Draft(target_id, change(before.target.check), before, before.target.created_at)
+            (draft,) = self._with_parents(
+                [_Draft(target_id, change(before.target.check), before, before.target.created_at)]
+            )
             outcome = self._commit([draft], now) if draft.changed else "ok"
             if outcome == "taken":
                 raise TargetTakenError("another target has this title and endpoint")
@@ -260,16 +342,18 @@ class Targets:
                 return _written([draft])[0]
         raise TooMuchChangeError("the target is changing too fast to be written; nothing was changed")
 
-    def restore(self, saved: Sequence[Restorable], *, now: int) -> list[Written]:
+    def restore(self, saved: Sequence[Restorable], *, now: int, is_lenient: bool = True) -> list[Written]:
         """Write targets of a snapshot that do not exist yet, under their own id, in their own state.
 
         An entry without an id gets a new one. Entries whose id or (title, endpoint) exists are left alone: what is
-        in Redis is newer than any file. Returns what was written. Safe to repeat. Raises TooMuchChangeError.
+        in Redis is newer than any file. Returns what was written. Safe to repeat. Raises TooMuchChangeError; and
+        ContradictionError for a parent that is not there, unless ``is_lenient``, which drops it.
         """
         for _ in range(_WRITE_TRIES):
-            drafts = self._draft_restored(saved, now)
-            if not drafts or self._commit([draft for draft, _ in drafts], now, [entry for _, entry in drafts]) == "ok":
-                return _written([draft for draft, _ in drafts])
+            found = self._draft_restored(saved, now)
+            drafts = self._with_parents([draft for draft, _ in found], is_lenient=is_lenient)
+            if not drafts or self._commit(drafts, now, [entry for _, entry in found]) == "ok":
+                return _written(drafts)
         raise TooMuchChangeError("the targets are changing too fast to be restored")
 
     def _draft_restored(self, saved: Sequence[Restorable], now: int) -> list[tuple[_Draft, Restorable]]:
@@ -367,6 +451,19 @@ class Targets:
         found = self._redis.zrange(keys.CHECKED, 0, 0, desc=True, withscores=True)
         return (found[0][0].decode(), int(found[0][1])) if found else None
 
+    def overdue(self, *, now: int, limit: int) -> list[tuple[Watched, int]]:
+        """Targets whose newest result is older than it may be, and since when that is so (ms), longest first."""
+        rows = self._redis.zrange(keys.DUE, "-inf", now, byscore=True, offset=0, num=limit, withscores=True)
+        since = {raw.decode(): int(due_at) for raw, due_at in rows}
+        return [(watched, since[watched.target.id]) for watched in self.load(since)] if since else []
+
+    def count_overdue(self, *, now: int) -> int:
+        return int(self._redis.zcount(keys.DUE, "-inf", now))
+
+    def set_default_interval(self, seconds: int) -> None:
+        """The scheduler tells how often targets without an interval of their own are checked."""
+        self._redis.set(keys.DEFAULT_INTERVAL, seconds)
+
     def created_last(self) -> str | None:
         """The id of the target that was created last; None when there is none."""
         found = self._redis.zrange(keys.TARGETS, 0, 0, desc=True)
@@ -375,6 +472,12 @@ class Targets:
 
 INCIDENT_KEPT_SECONDS = 90 * 86_400
 """How long a closed incident can be read."""
+
+
+def _contradiction(index: int, rule: str) -> ContradictionError:
+    error = ContradictionError("parent", rule)
+    error.index = index
+    return error
 
 
 def _merge(base: Check | None, check: Check) -> Check:
@@ -395,6 +498,12 @@ def _written(drafts: Sequence[_Draft]) -> list[Written]:
     return written
 
 
+def _paused(state: State, is_paused: bool, now: int) -> State:
+    """The state of a target that was paused, or that goes on: what was counted before begins anew."""
+    status = Status.PAUSED if is_paused else Status.PENDING
+    return replace(state, status=status, since=now, failures=0, successes=0, suspect=None, recovering_at=None)
+
+
 def _write_arguments(draft: _Draft, now: int, restored: Restorable | None) -> list[Any]:
     check, before = draft.check, draft.before
     expected_state: bytes | str = ""
@@ -405,10 +514,10 @@ def _write_arguments(draft: _Draft, now: int, restored: Restorable | None) -> li
         if restored is not None and restored.state is not None:
             state, latest = restored.state, restored.latest
         if check.paused is not (state.status is Status.PAUSED):
-            state = replace(state, status=Status.PAUSED if check.paused else Status.PENDING, since=now)
+            state = _paused(state, check.paused, now)
     elif check.paused is not before.target.check.paused:
         expected_state = before.raw_state
-        state = replace(before.state, status=Status.PAUSED if check.paused else Status.PENDING, since=now)
+        state = _paused(before.state, check.paused, now)
     return [
         draft.id,
         before.target.revision if before else 0,
@@ -423,6 +532,7 @@ def _write_arguments(draft: _Draft, now: int, restored: Restorable | None) -> li
         int(check.paused),
         orjson.dumps(check.document()),
         orjson.dumps(latest) if latest else "",
+        _LONGEST_FIRST_CHECK_MS if check.timeout is None else int(_LONGEST_FIRST_CHECK_MS + 4000 * check.timeout),
     ]
 
 

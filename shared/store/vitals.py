@@ -157,6 +157,14 @@ class Vitals:
 
     # --- the store itself ---
 
+    def link_secret(self) -> bytes:
+        """The 32 bytes that sign the links of mails, made by whoever needs them first; they die with the store."""
+        found = self._redis.get(keys.SIGNING)
+        if found is None:
+            self._redis.set(keys.SIGNING, secrets.token_bytes(32), nx=True)
+            found = self._redis.get(keys.SIGNING)
+        return bytes(found)
+
     def orders(self) -> int:
         """A number that changes whenever other slots are needed."""
         return int(self._redis.get(keys.ORDERS) or 0)
