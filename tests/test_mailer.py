@@ -12,13 +12,20 @@ import time
 from dataclasses import replace
 from email import message_from_bytes, policy
 from email.message import EmailMessage
+from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import trustme
+from hypothesis import HealthCheck, given
+from hypothesis import settings as how
+from hypothesis import strategies as st
+from itsdangerous import URLSafeTimedSerializer
 
-from shared.monitor import Alert, Report
+from shared import links
+from shared.monitor import Alert, AlertKind, Report
 from shared.settings import SettingsError, read_settings
 from tests.smtp import (
     Answer,
@@ -69,7 +76,9 @@ def recovery(**changes: Any) -> Alert:
     return alert(**{**good, "attempts": ({"started_at": BEGAN_AT + 723_900, "status_code": 200},), **changes})
 
 
-def mailer(tmp_path: Path, mailbox: Mailbox | None = None, **changes: Any) -> Mailer:
+def mailer(
+    tmp_path: Path, mailbox: Mailbox | None = None, link_secret: bytes | str | None = None, **changes: Any
+) -> Mailer:
     server = {} if mailbox is None else {"mail_server": "127.0.0.1", "mail_port": mailbox.port}
     settings = read_settings(
         _env_file=None,
@@ -81,7 +90,14 @@ def mailer(tmp_path: Path, mailbox: Mailbox | None = None, **changes: Any) -> Ma
             **changes,
         },
     )
-    return Mailer(settings, timeout_seconds=PATIENCE_SECONDS)
+    return Mailer(settings, timeout_seconds=PATIENCE_SECONDS, link_secret=link_secret)
+
+
+def written(post: Mailer, *told: Alert) -> EmailMessage:
+    """The mail about these alerts, as it lies in the mail folder."""
+    post.send_alerts("m1", told)
+    content = (post._settings.mail_folder / "m1.eml").read_bytes()
+    return message_from_bytes(content, _class=EmailMessage, policy=policy.default)
 
 
 def text(message: EmailMessage, kind: str = "plain") -> str:
@@ -279,6 +295,292 @@ def test_down_and_up_of_one_incident_in_one_mail_read_as_one_sentence(tmp_path: 
     assert message["Subject"] == "UP again: Hit the Google! (was down for 40 s)"
     assert text(message).startswith("Hit the Google! was down for 40 s and is up again.")
     assert "503 Service Unavailable, then 200 OK" in text(message)
+
+
+HOUR = 3_600_000
+TROUBLE: dict[str, Any] = {
+    "target_id": "",
+    "endpoint": "",
+    "title": "no worker takes checks",
+    "sentence": "Checks have waited for 3 min.",
+    "incident": None,
+    "attempts": (),
+    "phases": {},
+}
+
+
+@pytest.mark.parametrize(
+    ("told", "subject", "said"),
+    [
+        (
+            alert(detected_at=BEGAN_AT + 500, by="web-2/b", opinion={"at": BEGAN_AT, "reason": "dns", "by": "web-1/a"}),
+            "DOWN: Hit the Google! (503, expected 200)",
+            [
+                "Noticed     17:01:05 UTC",
+                "Confirmed by another check less than 1 s later (worker web-2/b). "
+                "The first one (worker web-1/a) said: DNS failure.",
+            ],
+        ),
+        (recovery(), "UP: Hit the Google! after 12 min", ["Hit the Google! is up again after 12 min 4 s."]),
+        (
+            alert(kind="flapping", flips=7, is_up=True),
+            "FLAPPING: Hit the Google! (7 changes in 1 h, now up)",
+            ["Hit the Google! keeps going up and down (7 changes in 1 h). It is up now."],
+        ),
+        (recovery(kind="calm", is_up=True), "CALM again: Hit the Google! (up)", ["Hit the Google! is calm again: up."]),
+        (
+            alert(kind="calm", is_up=False),
+            "CALM again: Hit the Google! (down)",
+            ["Hit the Google! is calm again: down."],
+        ),
+        (
+            alert(kind="reminder", at=BEGAN_AT + 6 * HOUR),
+            "STILL DOWN: Hit the Google! (6 h; 503, expected 200)",
+            [
+                "Hit the Google! is still down (6 h).",
+                "Acknowledge incident t1-1 on the monitor's page of incidents, and the reminders stop.",
+            ],
+        ),
+        (
+            alert(kind="trouble", **TROUBLE),
+            "MONITOR TROUBLE: no worker takes checks",
+            ["The monitor itself has trouble: no worker takes checks.", "Checks have waited for 3 min."],
+        ),
+        (
+            alert(kind="well", **TROUBLE),
+            'MONITOR WELL: "no worker takes checks" is over',
+            ["The monitor is well again. This is over: no worker takes checks."],
+        ),
+    ],
+    ids=lambda value: value.kind if isinstance(value, Alert) else "",
+)
+def test_each_kind_of_alert_is_told_in_its_own_words(
+    tmp_path: Path, told: Alert, subject: str, said: list[str]
+) -> None:
+    message = written(mailer(tmp_path), told)
+    assert message["Subject"] == subject
+    for words in said:
+        assert words in text(message)
+    assert "None" not in text(message) + text(message, "html")
+
+
+def test_trouble_and_its_end_are_one_thread_although_no_target_has_an_incident(tmp_path: Path) -> None:
+    trouble, well = (written(mailer(tmp_path), alert(kind=kind, **TROUBLE)) for kind in ("trouble", "well"))
+    assert trouble["References"] == well["References"] == "<monitor-no-worker-takes-checks@example.com>"
+
+
+def test_a_target_that_flaps_takes_one_line_in_the_place_of_its_ups_and_downs(tmp_path: Path) -> None:
+    ups_and_downs = [alert(), recovery(), alert(kind="flapping", flips=7, is_up=False, at=BEGAN_AT + HOUR)]
+    message = written(mailer(tmp_path), *ups_and_downs, alert(incident="t2-1", target_id="t2", title="Shop"))
+    assert message["Subject"] == "1 target down, 1 flapping"
+    for kind in ("plain", "html"):
+        assert text(message, kind).count("Hit the Google!") == 1
+        assert "7 changes in 1 h, now down" in text(message, kind)
+
+
+# --- links ---------------------------------------------------------------------------------------------------------
+
+PUBLIC_URL = "https://monitor.example.com"
+SECRET = b"a secret of the tests"
+
+
+def hrefs(message: EmailMessage) -> list[str]:
+    return [value or "" for _, name, value in Markup.of(text(message, "html")).attributes if name == "href"]
+
+
+class Markup(HTMLParser):
+    """The tags of an HTML text and their attributes, as a browser would find them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: list[tuple[str, str, str | None]] = []
+
+    @classmethod
+    def of(cls, html: str) -> "Markup":
+        found = cls()
+        found.feed(html)
+        found.close()
+        return found
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes += [(tag, name, value) for name, value in attrs]
+
+    handle_startendtag = handle_starttag
+
+
+@pytest.mark.parametrize("kind", ["down", "flapping", "reminder"])
+def test_a_mail_about_one_open_incident_can_acknowledge_it(tmp_path: Path, kind: str) -> None:
+    message = written(mailer(tmp_path, link_secret=SECRET, public_url=PUBLIC_URL), alert(kind=kind))
+    acknowledge, target, endpoint = hrefs(message)
+    assert f"Acknowledge (stops reminders): {acknowledge}\n" in text(message)
+    assert acknowledge.startswith(f"{PUBLIC_URL}/acknowledge?token=")
+    (token,) = parse_qs(urlsplit(acknowledge).query)["token"]
+    assert links.read_acknowledge_token(SECRET, token) == "t1-1"
+    assert target == f"{PUBLIC_URL}/targets/t1"
+    assert f"Details     {target}\n" in text(message)
+    assert endpoint == "https://www.google.com/"
+
+
+@pytest.mark.parametrize("kind", ["up", "calm", "trouble", "well"])
+def test_nothing_can_be_acknowledged_where_nothing_needs_it(tmp_path: Path, kind: str) -> None:
+    message = written(mailer(tmp_path, link_secret=SECRET, public_url=PUBLIC_URL), alert(kind=kind))
+    assert "cknowledg" not in text(message) + text(message, "html")
+
+
+def test_without_an_incident_or_a_secret_there_is_a_link_to_the_target_only(tmp_path: Path) -> None:
+    for post, told in (
+        (mailer(tmp_path, public_url=PUBLIC_URL), alert()),
+        (mailer(tmp_path, link_secret=SECRET, public_url=PUBLIC_URL), alert(incident=None)),
+    ):
+        assert hrefs(written(post, told)) == [f"{PUBLIC_URL}/targets/t1", "https://www.google.com/"]
+
+
+@pytest.mark.parametrize("kind", get_args(AlertKind))
+def test_without_a_public_url_a_mail_leads_to_the_endpoint_and_nowhere_else(tmp_path: Path, kind: AlertKind) -> None:
+    post = mailer(tmp_path, link_secret=SECRET)
+    one, two = alert(kind=kind), alert(kind=kind, incident="t2-1", title="Shop")
+    for message in (written(post, one), written(post, one, two)):
+        assert set(hrefs(message)) <= {"https://www.google.com/"}
+        assert set(re.findall(r"https?://\S+", text(message))) <= {"https://www.google.com/"}
+
+
+def test_a_digest_leads_to_the_incidents_and_to_each_target(tmp_path: Path) -> None:
+    told = [alert(), alert(incident="t2-1", target_id="t/2", title=None), alert(kind="trouble", **TROUBLE)]
+    message = written(mailer(tmp_path, link_secret=SECRET, public_url=PUBLIC_URL), *told)
+    assert sorted(hrefs(message)) == [f"{PUBLIC_URL}/{path}" for path in ("incidents", "targets/t%2F2", "targets/t1")]
+    assert f"{PUBLIC_URL}/incidents\n" in text(message)
+
+
+def test_a_mail_about_the_monitor_leads_to_the_monitor(tmp_path: Path) -> None:
+    message = written(mailer(tmp_path, public_url=f"{PUBLIC_URL}/"), alert(kind="trouble", **TROUBLE))
+    assert hrefs(message) == [PUBLIC_URL]
+
+
+def token_of(incident: str, *, secret: bytes | str = SECRET, age_seconds: float = 0.0) -> str:
+    url = links.acknowledge_url(PUBLIC_URL, secret, incident, now=int((time.time() - age_seconds) * 1000))
+    (token,) = parse_qs(urlsplit(url).query)["token"]
+    return token
+
+
+@pytest.mark.parametrize("incident", ["t1-1", "", "a b/ü&=?#", "x" * 500])
+def test_a_token_says_which_incident_it_acknowledges(incident: str) -> None:
+    assert links.read_acknowledge_token(SECRET, token_of(incident)) == incident
+
+
+def test_a_token_is_good_for_a_week_unless_the_reader_says_less() -> None:
+    week = 7 * 86_400
+    assert links.read_acknowledge_token(SECRET, token_of("t1-1", age_seconds=week - 60)) == "t1-1"
+    assert links.read_acknowledge_token(SECRET, token_of("t1-1", age_seconds=week + 60)) is None
+    assert links.read_acknowledge_token(SECRET, token_of("t1-1", age_seconds=90), max_age_seconds=60) is None
+
+
+def test_a_token_of_another_secret_another_purpose_or_another_text_is_none() -> None:
+    good = token_of("t1-1")
+    payload, at, signature = good.split(".")
+    other, *_ = token_of("t2-1").split(".")
+    forged = [
+        token_of("t1-1", secret=b"another secret"),
+        URLSafeTimedSerializer(SECRET, salt="something else").dumps("t1-1"),
+        URLSafeTimedSerializer(SECRET, salt="acknowledge-incident").dumps(["t1-1"]),
+        f"{other}.{at}.{signature}",
+        f"{payload}.{token_of('t1-1', age_seconds=-9).split('.')[1]}.{signature}",
+        f"{payload}.{signature}",
+        *(good[:length] for length in range(len(good))),
+        *(good[:place] + ("A" if good[place] != "A" else "Q") + good[place + 1 :] for place in range(len(good) - 1)),
+        "ü",
+        "\ud800",
+        "." * 1000,
+        f"{payload}.{'_' * 40}.{signature}",
+    ]
+    for token in forged:
+        assert links.read_acknowledge_token(SECRET, token if isinstance(token, str) else token.decode()) is None, token
+
+
+@given(st.text())
+def test_no_text_that_somebody_made_up_is_a_token(made_up: str) -> None:
+    assert links.read_acknowledge_token(SECRET, made_up) is None
+
+
+@pytest.mark.parametrize("nothing", ["", b""])
+def test_an_empty_secret_signs_nothing(tmp_path: Path, nothing: bytes | str) -> None:
+    with pytest.raises(ValueError, match="secret"):
+        links.acknowledge_url(PUBLIC_URL, nothing, "t1-1", now=0)
+    message = written(mailer(tmp_path, link_secret=nothing, public_url=PUBLIC_URL), alert())
+    assert "cknowledg" not in text(message) + text(message, "html")
+
+
+# --- whatever an alert holds ---------------------------------------------------------------------------------------
+
+MARKUP = [
+    "<script>x</script>",
+    '"><img src=x onerror=x>',
+    "'><svg onload=x>",
+    "{{ 7 * 7 }}",
+    "{% raw %}",
+    "&lt;",
+    "\r\n\r\n",
+]
+VALUES = st.lists(st.sampled_from(MARKUP) | st.text(max_size=30), max_size=4).map("".join)
+TIMES = st.integers(0, 4_000_000_000_000)
+AMOUNTS = st.floats(0, 1e7)
+MAYBE = st.none() | VALUES
+ATTEMPTS = st.fixed_dictionaries(
+    {"started_at": TIMES},
+    optional={"elapsed_ms": AMOUNTS, "status_code": st.integers(100, 999), "reason": VALUES, "phase": VALUES},
+)
+ALERTS = st.builds(
+    Alert,
+    id=VALUES,
+    kind=st.sampled_from(get_args(AlertKind)),
+    target_id=VALUES,
+    title=MAYBE,
+    endpoint=VALUES | VALUES.map("https://".__add__),
+    at=TIMES,
+    began_at=TIMES,
+    expected=st.integers(100, 999) | VALUES,
+    got=st.none() | st.integers(100, 999),
+    reason=MAYBE,
+    sentence=MAYBE,
+    incident=st.none() | st.sampled_from(["i1", "i2"]) | VALUES,
+    elapsed_ms=st.none() | AMOUNTS,
+    bottleneck=MAYBE,
+    phases=st.dictionaries(st.sampled_from(["dns", "wait", *MARKUP]), AMOUNTS, max_size=3),
+    attempts=st.lists(ATTEMPTS, max_size=3).map(tuple),
+    address=MAYBE,
+    detected_at=st.none() | TIMES,
+    written_at=st.none() | TIMES,
+    is_up=st.none() | st.booleans(),
+    flips=st.none() | st.integers(0, 99),
+    opinion=st.none() | st.fixed_dictionaries({}, optional=dict.fromkeys(("reason", "sentence", "by"), VALUES)),
+    by=MAYBE,
+)
+TAGS = {*("html", "head", "meta", "title", "style", "body"), *("div", "h1", "h2", "p", "a", "b", "br", "span")}
+TAGS |= {"table", "tr", "td"}
+ATTRIBUTES = {*("lang", "charset", "name", "content", "class", "style", "href"), *("role", "width", "align", "valign")}
+ATTRIBUTES |= {"bgcolor", "cellpadding", "cellspacing", "border"}
+
+
+@how(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(told=st.lists(ALERTS, min_size=1, max_size=4), public_url=st.sampled_from([None, PUBLIC_URL]))
+def test_whatever_alerts_hold_the_subject_is_one_short_line_and_no_value_is_markup(
+    tmp_path: Path, told: list[Alert], public_url: str | None
+) -> None:
+    message = written(mailer(tmp_path, link_secret=SECRET, public_url=public_url), *told)
+    assert 0 < len(message["Subject"]) <= 60
+    assert not any(re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", value) for value in message.values())
+    assert set(message.keys()) <= {
+        *("From", "To", "Subject", "Date", "Message-ID", "List-Id", "Auto-Submitted", "X-Auto-Response-Suppress"),
+        *("References", "In-Reply-To", "MIME-Version", "Content-Type"),
+    }
+    found = Markup.of(text(message, "html"))
+    assert found.tags <= TAGS
+    assert {name for _, name, _ in found.attributes} <= ATTRIBUTES
+    assert all(href.startswith(("https://", "http://")) for href in hrefs(message))
+    # Nothing is fetched when the mail is opened.
+    assert not any("url(" in (value or "") for _, name, value in found.attributes if name == "style")
+    assert "http-monitoring" in text(message)
 
 
 def test_a_report_says_how_many_are_down_and_since_when(tmp_path: Path) -> None:
@@ -527,7 +829,7 @@ def test_a_certificate_for_another_name_stops_the_mail(tmp_path: Path, authority
 
 
 def _expect_a_certificate_failure(tmp_path: Path, how: str, context: ssl.SSLContext) -> None:
-    switches = {"mail_use_tls": how == "starttls", "mail_use_ssl": how == "smtps"}
+    switches: dict[str, Any] = {"mail_use_tls": how == "starttls", "mail_use_ssl": how == "smtps"}
     server: dict[str, Any] = {how: context}
     with smtp_server(Mailbox(login=("me", PASSWORD)), **server) as mailbox:
         post = mailer(tmp_path, mailbox, mail_username="me", mail_password=PASSWORD, **switches)
@@ -629,7 +931,16 @@ def test_a_full_disk_delays_the_mail_and_leaves_no_half_file(tmp_path: Path, mon
 LEAST = Alert("t1-1", "down", "t1", None, "https://www.google.com/", BEGAN_AT, BEGAN_AT, 200, None)
 
 
-@pytest.mark.parametrize("kept", [alert(), recovery(), LEAST], ids=["down", "up", "least"])
+SURE = {
+    "detected_at": BEGAN_AT + 500,
+    "written_at": BEGAN_AT + 1100,
+    "by": "web-2/b",
+    "opinion": {"at": BEGAN_AT - 2000, "reason": "timeout", "sentence": "No answer within 5 s.", "by": "web-1/a"},
+}
+FLAPPING = alert(kind="flapping", flips=7, is_up=False)
+
+
+@pytest.mark.parametrize("kept", [alert(**SURE), recovery(), LEAST, FLAPPING], ids=["down", "up", "least", "flapping"])
 def test_an_alert_that_was_stored_as_json_is_told_the_same(tmp_path: Path, kept: Alert) -> None:
     assert _written(tmp_path, Alert.parse(json.loads(json.dumps(kept.document())))) == _written(tmp_path, kept)
 
@@ -640,8 +951,13 @@ def test_an_alert_that_knows_next_to_nothing_is_told(tmp_path: Path) -> None:
     assert "Got         no answer" in _written(tmp_path, little)
 
 
+@pytest.mark.parametrize("kind", get_args(AlertKind))
+def test_an_alert_of_a_version_that_knew_less_is_told(tmp_path: Path, kind: AlertKind) -> None:
+    message = written(mailer(tmp_path), replace(LEAST, kind=kind))
+    assert "www.google.com" in message["Subject"]
+    assert "None" not in text(message) + text(message, "html")
+
+
 def _written(folder: Path, told: Alert) -> str:
-    mailer(folder).send_alerts("m1", [told])
-    content = (folder / "mail" / "m1.eml").read_bytes()
-    message = message_from_bytes(content, _class=EmailMessage, policy=policy.default)
+    message = written(mailer(folder), told)
     return text(message) + text(message, "html")

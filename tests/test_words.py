@@ -132,3 +132,69 @@ def test_a_code_stays_one_when_it_comes_as_text_and_ranges_stay_as_they_are() ->
         "299",
         "no answer",
     ]
+
+
+FIRST = {"at": 1000, "reason": "timeout", "sentence": "The server did not answer within 5 s.", "by": "web-1/a"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, None),
+        ({"by": "web-2/b"}, "Seen by worker web-2/b."),
+        (
+            {"by": "web-2/b", "opinion": FIRST, "detected_at": 6000},
+            "Confirmed by another check 2 s later (worker web-2/b). "
+            "The first one (worker web-1/a) said: The server did not answer within 5 s.",
+        ),
+        (
+            {"by": "web-1/a", "opinion": {**FIRST, "sentence": None}},
+            "Confirmed by another check 7 s later (worker web-1/a). The first one said: timed out.",
+        ),
+        (
+            {"opinion": {"at": 1000, "reason": "status", "sentence": "The server answered 503."}},
+            "Confirmed by another check 7 s later.",
+        ),
+        (
+            {"opinion": {"reason": "a_reason_of_next_year"}},
+            "Confirmed by another check. The first one said: a reason of next year.",
+        ),
+        ({"kind": "reminder", "opinion": FIRST, "by": "web-2/b"}, "Seen by worker web-2/b."),
+        ({"by": "x" * 100}, "Seen by worker " + "x" * 59 + "…."),
+    ],
+)
+def test_two_checks_that_agree_are_told_apart_only_where_they_differ(changes: dict[str, Any], said: str | None) -> None:
+    known = {"kind": "down", "at": 8000, "reason": "status", "sentence": "The server answered 503."}
+    assert words.confirmation(_least(**{**known, **changes})) == said
+
+
+def _least(**changes: Any) -> Alert:
+    fields = {"id": "a", "target_id": "t", "title": None, "endpoint": "", "at": 0, "began_at": 0, "expected": 200}
+    return Alert(**{**fields, "got": None, **changes})
+
+
+@pytest.mark.parametrize(
+    ("at", "said"), [(1_795_366_865_000, "17:01:05 UTC"), (1_795_453_265_000, "2026-11-23 17:01:05 UTC")]
+)
+def test_the_day_is_left_out_where_it_is_the_day_that_was_named(at: int, said: str) -> None:
+    assert words.moment(at, since=1_795_366_800_000) == said
+
+
+@pytest.mark.parametrize(
+    ("flips", "window_ms", "said"),
+    [(7, 3_600_000, "7 changes in 1 h"), (1, None, "1 change"), (0, 3_600_000, ""), (None, 3_600_000, "")],
+)
+def test_changes_are_told_with_their_time_if_anybody_counted(
+    flips: int | None, window_ms: int | None, said: str
+) -> None:
+    assert words.changes(flips, window_ms) == said
+
+
+def test_a_subject_drops_what_follows_the_name_before_it_cuts_the_name() -> None:
+    assert words.fitted("x" * 20, "A: ", " (long)", " (l)") == "A: " + "x" * 20 + " (long)"
+    assert words.fitted("x" * 53, "A: ", " (long)", " (l)") == "A: " + "x" * 53 + " (l)"
+    assert words.fitted("x" * 99, "A: ", " (long)", " (l)") == "A: " + "x" * 52 + "… (l)"
+
+
+def test_a_heading_of_counts_breaks_after_commas_only() -> None:
+    assert words.unbroken("1,010 targets down, 2 up").split(" ") == ["1,010\xa0targets\xa0down,", "2\xa0up"]

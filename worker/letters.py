@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from shared.addresses import parse_address
-from shared.monitor import Alert, Report
-from worker.words import SUBJECT_LENGTH, code, counted, misses_code, plain, reason_words, shortened
+from shared.monitor import Alert, AlertKind, Report
+from worker import words
+from worker.words import SUBJECT_LENGTH, briefly, clock, code, counted, duration, misses_code, moment, plain, shortened
 
 LINES = 100
 """How many targets of each kind a mail names; the rest is a number."""
@@ -19,40 +21,208 @@ _MANY = 3
 """How many targets of one domain make a group of their own."""
 
 
+StoryKind = AlertKind | Literal["over"]
+"""What a mail tells of one incident: an alert's kind, or ``over`` where it began and ended in the same mail."""
+
+
+@dataclass(frozen=True, slots=True)
+class Telling:
+    """How one kind of story is announced."""
+
+    verdict: str
+    """Above the name of the target."""
+    heading: str
+    """Above the lines of a digest."""
+    counted: str
+    """After a number of targets, ..."""
+    counted_shortly: str
+    """... and where there is little room."""
+    tone: Literal["down", "up", "unsteady", "monitor"]
+    """The colour of the mail."""
+
+
+TELLINGS: dict[StoryKind, Telling] = {
+    "trouble": Telling("The monitor itself", "The monitor itself", "", "", "monitor"),
+    "down": Telling("Down", "Down", "down", "down", "down"),
+    "flapping": Telling("Flapping", "Going up and down", "flapping", "flapping", "unsteady"),
+    "reminder": Telling("Still down", "Still down", "still down", "still down", "down"),
+    "calm": Telling("Calm again", "Calm again", "calm again", "calm", "up"),
+    "over": Telling("Up again", "Was down and is up again", "down and up again", "up again", "unsteady"),
+    "up": Telling("Up again", "Up again", "up", "up", "up"),
+    "well": Telling("The monitor is well", "The monitor is well again", "", "", "up"),
+}
+"""Every kind of story, the most severe first."""
+_ABOUT_THE_MONITOR = ("trouble", "well")
+_CAN_BE_ACKNOWLEDGED = ("down", "flapping", "reminder")
+
+
 @dataclass(frozen=True, slots=True)
 class Story:
-    """What one mail says of one incident: that it began, that it is over, or both at once."""
+    """What one mail says of one incident."""
 
-    down: Alert | None = None
-    up: Alert | None = None
-
-    @property
-    def alert(self) -> Alert:
-        """The newest there is to tell."""
-        newest = self.up or self.down
-        assert newest is not None, "a story without an alert"
-        return newest
+    kind: StoryKind
+    alert: Alert
+    """The newest there is to tell."""
+    before: Alert | None = None
+    """What the same mail carries of its beginning."""
+    window_ms: int | None = None
+    """The time in which the changes of what is flapping were counted."""
 
     @property
     def name(self) -> str:
-        return self.alert.title or self.alert.endpoint
+        return self.alert.title or self.alert.endpoint or "the monitor"
 
     @property
     def began_at(self) -> int:
-        return self.alert.began_at
+        return (self.before or self.alert).began_at
+
+    @property
+    def ended_at(self) -> int:
+        """When it was over: the end of the first good check; of what is not over, when that was last seen."""
+        is_up_again = self.kind in ("up", "over")
+        return (is_up_again and self.alert.detected_at) or self.alert.at
 
     @property
     def lasted_ms(self) -> int:
         """How long it was down, or at least was so far."""
-        return self.alert.at - self.alert.began_at
+        return self.ended_at - self.began_at
+
+    @property
+    def evidence(self) -> Alert:
+        """The alert whose check is shown: what was wrong, where there is a choice."""
+        return self.before if self.kind == "over" and self.before else self.alert
+
+    @property
+    def is_about_monitor(self) -> bool:
+        return self.kind in _ABOUT_THE_MONITOR
+
+    @property
+    def can_be_acknowledged(self) -> bool:
+        return self.kind in _CAN_BE_ACKNOWLEDGED and self.alert.incident is not None
+
+    @property
+    def verdict(self) -> str:
+        return TELLINGS[self.kind].verdict
+
+    @property
+    def tone(self) -> str:
+        return "down" if self.kind == "calm" and self.alert.is_up is False else TELLINGS[self.kind].tone
+
+    @property
+    def now(self) -> str:
+        """``up`` or ``down``; empty where the alert does not say."""
+        return {True: "up", False: "down", None: ""}[self.alert.is_up]
+
+    @property
+    def deed(self) -> str:
+        """What the target does, to be said after its name: ``is still down (6 h)``."""
+        match self.kind:
+            case "flapping":
+                changes = words.changes(self.alert.flips, self.window_ms)
+                return "keeps going up and down" + (f" ({changes})" if changes else "")
+            case "calm":
+                return "is calm again" + (f": {self.now}" if self.now else "")
+            case "reminder":
+                return f"is still down ({briefly(self.lasted_ms)})"
+            case "over":
+                return f"was down for {duration(self.lasted_ms)} and is up again"
+            case "up":
+                return f"is up again after {duration(self.lasted_ms)}"
+            case _:
+                return "is down"
+
+    @property
+    def subject(self) -> str:
+        """The whole story within 60 characters; the name is cut, what happened to it is not."""
+        alert, lasted = self.alert, briefly(self.lasted_ms)
+        match self.kind:
+            case "trouble":
+                return words.framed(self.name, "MONITOR TROUBLE: ")
+            case "well":
+                return words.framed(self.name, 'MONITOR WELL: "', '" is over')
+            case "flapping":
+                changes = words.changes(alert.flips, self.window_ms)
+                after = f" ({changes})" if changes else ""
+                afters = (f" ({changes}, now {self.now})", after) if changes and self.now else (after,)
+                return words.fitted(self.name, "FLAPPING: ", *afters)
+            case "calm":
+                return words.framed(self.name, "CALM again: ", f" ({self.now})" if self.now else "")
+            case "reminder":
+                return words.fitted(self.name, "STILL DOWN: ", f" ({lasted}; {words.cause(alert)})", f" ({lasted})")
+            case "over":
+                return words.framed(self.name, "UP again: ", f" (was down for {lasted})")
+            case "up":
+                return words.framed(self.name, "UP: ", f" after {lasted}")
+            case _:
+                return words.framed(self.name, "DOWN: ", f" ({words.cause(alert)})")
+
+    @property
+    def note(self) -> str:
+        """What a line of a digest says under the name."""
+        since = f"since {clock(self.ended_at)}"
+        match self.kind:
+            case "trouble":
+                return f"since {clock(self.began_at)}"
+            case "well":
+                return f"over {since}"
+            case "flapping":
+                parts = (words.changes(self.alert.flips, self.window_ms), self.now and f"now {self.now}")
+                return ", ".join(filter(None, parts)) or f"since {clock(self.began_at)}"
+            case "calm":
+                before = "was going up and down, now " if self.before else ""
+                return f"{before}{self.now or 'calm'} as of {clock(self.alert.at)}"
+            case "reminder":
+                cause = "" if self.alert.sentence else f" ({words.cause(self.alert)})"
+                return f"since {clock(self.began_at)}, {briefly(self.lasted_ms)}{cause}"
+            case "over":
+                return f"{self.deed} ({words.cause(self.evidence)}), {since}"
+            case _:
+                return f"after {duration(self.lasted_ms)}, {since}"
+
+    @property
+    def facts(self) -> list[tuple[str, str]]:
+        """The details of a mail about this story alone, as labels (of 10 letters at most) and values."""
+        alert, began_at = self.alert, self.began_at
+        if self.is_about_monitor:
+            rows = [("Since", clock(began_at))]
+            if self.kind == "well":
+                rows.append(("Over", f"{clock(alert.at)}, after {duration(self.lasted_ms)}"))
+        elif self.kind in ("flapping", "calm"):
+            rows = [("As of", clock(alert.at)), ("Began", clock(began_at))]
+            if self.now:
+                rows[0] = ("Now", f"{self.now}, as of {clock(alert.at)}")
+        else:
+            rows = [("Down since", clock(began_at))]
+        if self.kind in ("up", "over"):
+            rows.append(("Up again", clock(self.ended_at) + _confirmed(alert, self.ended_at)))
+        elif self.kind == "down":
+            noticed_at = alert.detected_at or alert.at
+            rows.append(("Noticed", moment(noticed_at, began_at) + _confirmed(alert, noticed_at)))
+        elif self.kind == "reminder":
+            rows.append(("As of", moment(alert.at, began_at)))
+        if alert.written_at is not None:
+            rows.append(("Queued", moment(alert.written_at, began_at)))
+        if not self.is_about_monitor and self._shows_check:
+            got = words.got(alert)
+            if self.kind == "over":
+                got = f"{words.got(self.evidence)}, then {got}"
+            rows += [("Expected", code(alert.expected)), ("Got", got), ("Address", self.evidence.address or "")]
+        return [(label, value) for label, value in rows if value]
+
+    @property
+    def _shows_check(self) -> bool:
+        """Whether there is a check to speak of: a reminder comes without one where none was made meanwhile."""
+        is_of_check = self.kind in ("down", "up", "over")
+        return is_of_check or bool(self.alert.attempts or self.alert.reason or self.alert.got is not None)
+
+
+def _confirmed(alert: Alert, seen_at: int) -> str:
+    return f", confirmed {moment(alert.at, seen_at)}" if alert.at - seen_at >= 1000 else ""
 
 
 def cleaned(alert: Alert) -> Alert:
     """The alert with :func:`plain` and bounded texts: whoever made it, each is one line of the mail and no more."""
-    attempts = tuple(
-        {name: _line(value) if isinstance(value, str) else value for name, value in attempt.items()}
-        for attempt in alert.attempts[:_ATTEMPTS]
-    )
+    attempts = tuple(map(_lines_of, alert.attempts[:_ATTEMPTS]))
     return replace(
         alert,
         target_id=plain(alert.target_id),
@@ -65,6 +235,8 @@ def cleaned(alert: Alert) -> Alert:
         address=_line(alert.address),
         bottleneck=_line(alert.bottleneck),
         attempts=attempts,
+        opinion=_lines_of(alert.opinion) if alert.opinion else None,
+        by=_line(alert.by),
         phases={plain(name): ms for name, ms in alert.phases.items()},
     )
 
@@ -73,15 +245,44 @@ def _line(text: str | None) -> str | None:
     return shortened(plain(text), 300) or None if text else None
 
 
-def stories(alerts: Iterable[Alert]) -> list[Story]:
+def _lines_of(document: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _line(value) if isinstance(value, str) else value for name, value in document.items()}
+
+
+def stories(alerts: Iterable[Alert], *, window_ms: int | None = None) -> list[Story]:
     """One story an incident, oldest first. Alerts without an incident stand alone."""
-    downs: dict[str, Alert] = {}
-    ups: dict[str, Alert] = {}
+    by_incident: defaultdict[str, list[Alert]] = defaultdict(list)
     for number, alert in enumerate(map(cleaned, alerts)):
-        incident = alert.incident or f"alone-{number}"
-        (downs if alert.kind == "down" else ups)[incident] = alert
-    told = [Story(downs.get(incident), ups.get(incident)) for incident in dict.fromkeys([*downs, *ups])]
+        by_incident[thread_of(alert) or f"alone-{number}"].append(alert)
+    told = [replace(_story(told_of), window_ms=window_ms) for told_of in by_incident.values()]
     return sorted(told, key=lambda story: (story.began_at, story.name))
+
+
+def thread_of(alert: Alert) -> str | None:
+    """What the mails about one thing have in common: the incident, or the title of a trouble of the monitor's own."""
+    if alert.incident is None and alert.kind in _ABOUT_THE_MONITOR and alert.title:
+        return f"monitor-{alert.title}"
+    return alert.incident
+
+
+def _story(alerts: Sequence[Alert]) -> Story:
+    """All that is to be told of one incident, as the one story that it has become."""
+    newest = {alert.kind: alert for alert in sorted(alerts, key=lambda alert: alert.at)}
+    down, up, flapping, calm = (newest.get(kind) for kind in ("down", "up", "flapping", "calm"))
+    trouble, well = newest.get("trouble"), newest.get("well")
+    if trouble and not (well and well.at >= trouble.at):
+        return Story("trouble", trouble)
+    if well:
+        return Story("well", well, trouble)
+    if flapping and not (calm and calm.at >= flapping.at):
+        return Story("flapping", flapping)
+    if calm and not (up and up.at > calm.at):
+        return Story("calm", calm, flapping)
+    if up:
+        return Story("over", up, down) if down else Story("up", up)
+    if down is None and (reminder := newest.get("reminder")):
+        return Story("reminder", reminder)
+    return Story("down", down or alerts[-1])
 
 
 # --- many at once --------------------------------------------------------------------------------------------------
@@ -132,12 +333,40 @@ class Downs:
 
 
 @dataclass(frozen=True, slots=True)
-class Digest:
-    """Many alerts as one mail: what is down, what is up again, and what was down and is up again already."""
+class Section:
+    """The stories of one kind in a digest; those of targets that are down are grouped in :class:`Downs`."""
 
+    kind: StoryKind
+    lines: Lines
+
+    @property
+    def heading(self) -> str:
+        return TELLINGS[self.kind].heading
+
+    def counted(self, *, noun: bool = False, is_short: bool = False) -> str:
+        """``2 up``, or with the noun ``2 targets up``."""
+        count = self.lines.count
+        if self.kind == "trouble":
+            name = "trouble" if is_short else "monitor trouble"
+            return name if count == 1 else counted(count, name)
+        if self.kind == "well":
+            return "monitor well" if count == 1 else f"{counted(count, 'monitor trouble')} over"
+        telling = TELLINGS[self.kind]
+        what = telling.counted_shortly if is_short else telling.counted
+        return f"{counted(count, 'target')} {what}" if noun else f"{count:,} {what}"
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """Many alerts as one mail, by kind and the most severe kind first."""
+
+    sections: Sequence[Section]
     downs: Downs
-    ups: Lines
-    over: Lines
+
+    @property
+    def chief(self) -> Telling:
+        """The telling of the most severe kind."""
+        return TELLINGS[self.sections[0].kind]
 
     @property
     def headline(self) -> str:
@@ -146,36 +375,48 @@ class Digest:
 
     @property
     def subject(self) -> str:
-        """The headline, and the cause that most of the downs share where there is one and the room for it."""
+        """The headline within 60 characters.
+
+        With the cause that most of the downs share where there is one and the room for it. Without the nouns, and
+        then without the kinds that matter least, where there is not even room for the headline.
+        """
+        counts = self._counts()
+        for telling in (*self._with_cause(counts), self.headline):
+            if len(telling) <= SUBJECT_LENGTH:
+                return telling
+        counts = [section.counted(is_short=True) for section in self.sections]
+        if len(telling := ", ".join(counts)) <= SUBJECT_LENGTH:
+            return telling
+        while len(telling := ", ".join([*counts, "…"])) > SUBJECT_LENGTH:
+            counts.pop()
+        return telling
+
+    def _with_cause(self, counts: Sequence[str]) -> Iterator[str]:
         chief = self.downs.groups[0] if self.downs.groups else None
         if chief is None or chief.lines.count * 3 < self.downs.count * 2 or chief.lines.count < _MANY:
-            return self.headline
+            return
         share = "all" if chief.lines.count == self.downs.count else f"{chief.lines.count:,} of them"
-        first, *others = self._counts()
-        for words in (chief.heading, chief.cause):
-            told = f"{first} ({share} {words})" if others else f"{first}: {share} {words}"
-            if len(subject := ", ".join([told, *others])) <= SUBJECT_LENGTH:
-                return subject
-        return self.headline
+        place = [section.kind for section in self.sections].index("down")
+        for cause in (chief.heading, chief.cause):
+            told = f"{counts[place]} ({share} {cause})" if len(counts) > 1 else f"{counts[place]}: {share} {cause}"
+            yield ", ".join([*counts[:place], told, *counts[place + 1 :]])
 
     def _counts(self) -> list[str]:
-        counts = {"down": self.downs.count, "up": self.ups.count, "down and up again": self.over.count}
-        told = [(count, words) for words, count in counts.items() if count]
-        (count, words), *others = told
-        return [f"{counted(count, 'target')} {words}", *(f"{count:,} {words}" for count, words in others)]
+        of_targets = [section.kind for section in self.sections if section.kind not in _ABOUT_THE_MONITOR]
+        return [section.counted(noun=section.kind in of_targets[:1]) for section in self.sections]
 
 
 def digest(told: Sequence[Story]) -> Digest:
+    by_kind = {kind: [story for story in told if story.kind == kind] for kind in TELLINGS}
     return Digest(
-        downs=grouped([story for story in told if story.up is None]),
-        ups=Lines.of([story for story in told if story.down is None]),
-        over=Lines.of([story for story in told if story.down and story.up]),
+        sections=[Section(kind, Lines.of(members)) for kind, members in by_kind.items() if members],
+        downs=grouped(by_kind["down"]),
     )
 
 
 def report_downs(report: Report) -> Downs:
     """What a report says is down: the alerts that it carries, grouped, and the number of all."""
-    downs = grouped([Story(down=cleaned(alert)) for alert in report.down])
+    downs = grouped([Story("down", cleaned(alert)) for alert in report.down])
     return replace(downs, count=max(downs.count, report.down_in_all))
 
 
@@ -214,7 +455,7 @@ def grouped(told: Sequence[Story]) -> Downs:
 def _cause_of_many(alert: Alert) -> str:
     if misses_code(alert):
         return code(alert.got)
-    return reason_words(alert.reason)
+    return words.reason_words(alert.reason)
 
 
 def _by_site(sharers: Sequence[Story]) -> list[tuple[str | None, list[Story]]]:

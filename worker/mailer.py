@@ -11,27 +11,29 @@ import re
 import socket
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.policy import EmailPolicy
 from email.utils import format_datetime, parseaddr
-from functools import cache
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import flask_mail
 from flask import Flask
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
+from shared import links
 from shared.monitor import Alert, Report
 from shared.settings import Settings, SettingsError
-from worker import letters, words
+from worker import letters
+from worker.letters import Story
+from worker.rendering import preload, rendered
 from worker.smtp import SENTENCE_LENGTH, TIMEOUT_SECONDS, Mail, MailDelayed, MailRefused, is_final
 from worker.words import plain
 
-__all__ = ["MailDelayed", "MailRefused", "Mailer", "Sent"]
+__all__ = ["MailDelayed", "MailRefused", "Mailer", "Sent", "preload"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +46,13 @@ class Sent:
 
     recipients: tuple[str, ...]
     refused: Mapping[str, str] = field(default_factory=dict)
+    is_final: Callable[[int, str], bool] = field(default=is_final, repr=False, compare=False)
+    """How the codes are read: SMTP's 404 and HTTP's have little in common."""
 
     @property
     def delayed(self) -> tuple[str, ...]:
         """Those refused for now only: worth another mail, with ``recipients=``, under the same id."""
-        return tuple(who for who, answer in self.refused.items() if not is_final(int(answer[:3]), answer))
+        return tuple(who for who, answer in self.refused.items() if not self.is_final(int(answer[:3]), answer))
 
 
 class _Policy(EmailPolicy):
@@ -91,36 +95,69 @@ class _Message(flask_mail.Message):
 class Mailer:
     """Renders and sends the mails of one process; nothing is connected before the first mail."""
 
-    def __init__(self, settings: Settings, *, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+        link_secret: bytes | str | None = None,
+    ) -> None:
+        """With a PUBLIC_URL mails have links, and with ``link_secret`` also those that act by themselves."""
         self._settings = settings
+        self._link_secret = link_secret
         self._mail = Mail(_bare_app(settings), timeout_seconds)
         self._sender = _sender(settings)
         self._domain = parseaddr(self._sender)[1].rpartition("@")[2]
+
+    @property
+    def channels(self) -> Sequence[str]:
+        """The recipients of the settings."""
+        return self._settings.mail_recipients
 
     def send_alerts(self, mail_id: str, alerts: Sequence[Alert], *, recipients: Sequence[str] | None = None) -> Sent:
         """Send one mail that tells all of ``alerts``. ``recipients`` are those of the settings unless given.
 
         The same ``mail_id`` makes the same Message-ID. Raises MailRefused or MailDelayed.
         """
-        told = letters.stories(alerts)
+        told = letters.stories(alerts, window_ms=self._settings.flap_window * 1000)
         if not told:
             raise ValueError("a mail needs an alert to tell")
-        incidents = {alert.incident for alert in alerts}
-        incident = incidents.pop() if len(incidents) == 1 else None
-        if len(told) == 1:
-            return self._send(mail_id, "alert", {"story": told[0]}, recipients, incident)
-        return self._send(mail_id, "digest", {"digest": letters.digest(told)}, recipients, incident)
+        threads = {letters.thread_of(alert) for alert in alerts}
+        thread = threads.pop() if len(threads) == 1 else None
+        if len(told) > 1:
+            return self._send(mail_id, "digest", {"digest": letters.digest(told)}, recipients, thread)
+        (story,) = told
+        kind = "monitor" if story.is_about_monitor else "alert"
+        return self._send(
+            mail_id, kind, {"story": story, "acknowledge": self._acknowledge_url(story)}, recipients, thread
+        )
 
     def send_report(self, mail_id: str, report: Report, *, recipients: Sequence[str] | None = None) -> Sent:
         """Send the present state, as :meth:`send_alerts` does."""
         told = {"report": report, "headline": letters.report_headline(report), "downs": letters.report_downs(report)}
         return self._send(mail_id, "report", told, recipients, None)
 
+    def _acknowledge_url(self, story: Story) -> str | None:
+        url, secret, incident = self._settings.public_url, self._link_secret, story.alert.incident
+        if not (url and secret and incident and story.can_be_acknowledged):
+            return None
+        return links.acknowledge_url(url, secret, incident, now=int(time.time() * 1000))
+
+    def _places(self) -> dict[str, Any]:
+        """Where a mail leads, for its templates; all None without a PUBLIC_URL.
+
+        ``home`` and ``incidents`` are URLs, ``page`` makes the URL of a target's page from its id.
+        """
+        url = self._settings.public_url
+        if url is None:
+            return {"home": None, "incidents": None, "page": None}
+        return {"home": url, "incidents": links.incidents_url(url), "page": partial(links.target_url, url)}
+
     def _send(
-        self, mail_id: str, kind: str, told: Mapping[str, Any], to: Sequence[str] | None, incident: str | None
+        self, mail_id: str, kind: str, told: Mapping[str, Any], to: Sequence[str] | None, thread: str | None
     ) -> Sent:
         recipients, misspelt = _addresses(self._settings.mail_recipients if to is None else to)
-        message = self._message(mail_id, kind, told, list(recipients.values()), incident)
+        message = self._message(mail_id, kind, {**self._places(), **told}, list(recipients.values()), thread)
         if self._settings.mail_server is None:
             self._write(mail_id, message.as_bytes())
             return Sent(tuple(recipients), misspelt)
@@ -136,7 +173,7 @@ class Mailer:
         return Sent(tuple(name for name in recipients if name not in answers), {**answers, **misspelt})
 
     def _message(
-        self, mail_id: str, kind: str, told: Mapping[str, Any], to: Sequence[str], incident: str | None
+        self, mail_id: str, kind: str, told: Mapping[str, Any], to: Sequence[str], thread: str | None
     ) -> _Message:
         headers = {
             "List-Id": f"http-monitoring <http-monitoring.{self._domain}>",
@@ -145,13 +182,13 @@ class Mailer:
             "Auto-Submitted": "auto-generated",
             "X-Auto-Response-Suppress": "All",
         }
-        if incident is not None:
-            # Both mails of an incident answer the incident itself, so that clients thread them in either order.
-            headers["References"] = headers["In-Reply-To"] = f"<{_token(incident)}@{self._domain}>"
+        if thread is not None:
+            # All mails of an incident answer the incident itself, so that clients thread them in any order.
+            headers["References"] = headers["In-Reply-To"] = f"<{_token(thread)}@{self._domain}>"
         message = _Message(
-            subject=_rendered(kind, "subject.txt", told),
-            body=_rendered(kind, "body.txt", told),
-            html=_rendered(kind, "body.html", told),
+            subject=rendered(f"email/{kind}/subject.txt", told),
+            body=rendered(f"email/{kind}/body.txt", told),
+            html=rendered(f"email/{kind}/body.html", told),
             recipients=list(to),
             sender=self._sender,
             date=time.time(),
@@ -186,32 +223,6 @@ def _bare_app(settings: Settings) -> Flask:
         MAIL_DEBUG=False,
     )
     return app
-
-
-@cache
-def templates() -> Environment:
-    """The mail templates with their words. A process compiles each once; :func:`preload` does it ahead of a fork."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=select_autoescape(("html",)),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(words.FILTERS)
-    return environment
-
-
-def preload() -> None:
-    """Compile all templates now: 75 ms that a job of a forking worker would pay for each time."""
-    for name in templates().list_templates():
-        templates().get_template(name)
-
-
-def _rendered(kind: str, part: str, told: Mapping[str, Any]) -> str:
-    rendered = templates().get_template(f"email/{kind}/{part}").render(told)
-    # What a condition left out has left an empty line behind.
-    return re.sub(r"\n{3,}", "\n\n", rendered).strip() + "\n"
 
 
 def _sender(settings: Settings) -> str:

@@ -36,6 +36,10 @@ _LATER = re.compile(
 )
 
 
+_THROTTLED = re.compile(r"too many|rate.?limit|throttl", re.IGNORECASE)
+"""Of these, what is about all mails."""
+
+
 class MailRefused(MonitorError):  # noqa: N818 - a fact about a mail, like smtplib's SMTPSenderRefused
     """A server said 5xx for good: the same mail is not worth another try."""
 
@@ -43,10 +47,12 @@ class MailRefused(MonitorError):  # noqa: N818 - a fact about a mail, like smtpl
 class MailDelayed(MonitorError):  # noqa: N818 - as above
     """The mail did not get through now and is worth another try later."""
 
-    def __init__(self, sentence: str, *, may_have_arrived: bool = False) -> None:
+    def __init__(self, sentence: str, *, may_have_arrived: bool = False, is_about_mail: bool = False) -> None:
         super().__init__(sentence)
         self.may_have_arrived = may_have_arrived
         """The whole message was handed over and no readable answer came: another try may be a duplicate."""
+        self.is_about_mail = is_about_mail
+        """The server was there and took others, perhaps: it is no reason for other mails to wait."""
 
 
 class _Replies:
@@ -213,7 +219,12 @@ class Connection(flask_mail.Connection):
         if answers and all(is_final(code, _as_text(text)) for code, text in answers):
             return MailRefused(self._sentence(error))
         is_answered = any(400 <= code <= 599 for code, _ in answers)
-        return MailDelayed(self._sentence(error), may_have_arrived=is_handed_over and not is_answered)
+        is_throttled = any(_THROTTLED.search(_as_text(text)) or code == 421 for code, text in answers)
+        return MailDelayed(
+            self._sentence(error),
+            may_have_arrived=is_handed_over and not is_answered,
+            is_about_mail=not is_throttled,
+        )
 
     def _sentence(self, error: Exception) -> str:
         if isinstance(error, smtplib.SMTPRecipientsRefused):

@@ -47,6 +47,12 @@ def clock(at: int) -> str:
     return datetime.fromtimestamp(at // 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
+def moment(at: int, since: int) -> str:
+    """As :func:`clock`, and only the time of day where it is the same day as ``since``."""
+    told, day = clock(at), clock(since)[:11]
+    return told.removeprefix(day)
+
+
 def duration(ms: float) -> str:
     """Milliseconds in the two largest units that say something: ``12 min 4 s``; a clock that went back is 0."""
     left = int(max(0.0, ms)) // 1000
@@ -129,9 +135,37 @@ def got(alert: Alert) -> str:
     return outcome({"status_code": alert.got, "reason": alert.reason})
 
 
+def confirmation(alert: Alert) -> str | None:
+    """Who saw it, and of a failure that two checks saw, how much later and what the first one said; None if unknown."""
+    worker = f" (worker {shortened(alert.by, 60)})" if alert.by else ""
+    first = alert.opinion
+    if alert.kind != "down" or not first:
+        return f"Seen by worker {shortened(alert.by, 60)}." if alert.by else None
+    failed_at = alert.detected_at or first.get("at")
+    later = f" {duration(alert.at - failed_at)} later" if failed_at else ""
+    told = f"Confirmed by another check{later}{worker}."
+    if (first.get("reason"), first.get("sentence")) == (alert.reason, alert.sentence):
+        return told
+    said = str(first.get("sentence") or "").rstrip(".") or reason_words(first.get("reason"))
+    by = f" (worker {shortened(str(first['by']), 60)})" if first.get("by") and first.get("by") != alert.by else ""
+    return f"{told} The first one{by} said: {said}."
+
+
+def changes(flips: int | None, window_ms: int | None) -> str:
+    """How much it goes up and down: ``7 changes in 1 h``; empty where nobody counted."""
+    if not flips:
+        return ""
+    return counted(flips, "change") + (f" in {briefly(window_ms)}" if window_ms else "")
+
+
 def sentence_case(text: str) -> str:
     """``text`` with a capital first letter, the rest as it is."""
     return text[:1].upper() + text[1:]
+
+
+def unbroken(counts: str) -> str:
+    """Parts between commas that no line may break: ``37 targets down, 2 up`` in a heading."""
+    return counts.replace(" ", "\N{NO-BREAK SPACE}").replace(",\N{NO-BREAK SPACE}", ", ")
 
 
 def shortened(text: str, length: int) -> str:
@@ -142,6 +176,13 @@ def framed(name: str, before: str = "", after: str = "") -> str:
     """A subject of at most 60 characters around ``name``: the name is cut, the verdict never."""
     name = name.removeprefix("https://").removeprefix("http://")
     return f"{before}{shortened(name, SUBJECT_LENGTH - len(before) - len(after))}{after}"
+
+
+def fitted(name: str, before: str, *afters: str) -> str:
+    """A subject as :func:`framed`, with the first of ``afters`` beside which the name fits whole, or else the last."""
+    bare = name.removeprefix("https://").removeprefix("http://")
+    fitting = (after for after in afters if len(before) + len(bare) + len(after) <= SUBJECT_LENGTH)
+    return framed(name, before, next(fitting, afters[-1]))
 
 
 def link(endpoint: str) -> str | None:
@@ -191,8 +232,8 @@ def chart(alert: Alert) -> list[Bar]:
 FILTERS = {
     word.__name__: word
     for word in (
-        *(briefly, cause, chart, clock, code, counted, duration, elapsed),
-        *(framed, got, link, misses_code, outcome, phase_words, sentence_case, shortened),
+        *(chart, clock, code, confirmation, counted, duration, elapsed),
+        *(framed, got, link, misses_code, outcome, phase_words, sentence_case, shortened, unbroken),
     )
 }
 """The words by name, as the templates call them."""
