@@ -80,7 +80,11 @@ PURE = {
     "shared.baseline",
     "shared.endpoint",
     "shared.addresses",
+    "shared.maintenance",
+    "shared.recurrence",
+    "shared.recurrence_rule",
     "shared.settings",
+    "shared.state",
 }
 OF_THE_PURE = {
     "shared.assertions.accepted": {"jsonpath_rfc9535", "re2"},
@@ -89,6 +93,8 @@ OF_THE_PURE = {
     "shared.baseline": {"orjson"},
     "shared.check": {"orjson"},
     "shared.endpoint": {"idna", "urllib3"},
+    "shared.recurrence": {"dateutil"},
+    "shared.recurrence_rule": {"dateutil"},
 }
 
 
@@ -103,8 +109,18 @@ def test_a_pure_module_imports_the_standard_library_pydantic_and_its_like_only(n
     assert not strangers
 
 
+# A calendar is nothing without dates; what time it is now they are told all the same.
+OF_CALENDARS = {name: {"datetime"} for name in ("shared.maintenance", "shared.recurrence", "shared.recurrence_rule")}
+
+
+@pytest.mark.parametrize("name", sorted(OF_CALENDARS))
+def test_a_calendar_is_never_asked_for_the_present_time(name: str) -> None:
+    asked = {node.attr for node in ast.walk(TREES[name]) if isinstance(node, ast.Attribute)}
+    assert not asked & {"now", "today", "utcnow"}
+
+
 # Reads the CPU time of its own thread, to bound its work.
-TIMED = {"shared.assertions.reading": {"time"}}
+TIMED = {"shared.assertions.reading": {"time"}, **OF_CALENDARS}
 
 
 @pytest.mark.parametrize("name", sorted(PURE - {"shared.settings"}))
@@ -123,12 +139,14 @@ def test_a_pure_module_knows_no_clock_and_no_input_or_output(name: str) -> None:
 
 # Where each library lives; whoever else needs what it does asks there.
 HOMES = {
+    "apprise": {"worker.notifier"},
+    "dateutil": {"shared.recurrence", "shared.recurrence_rule"},
     "flask": {"api", "worker.mailer", "worker.smtp"},
     "flask_mail": {"worker.mailer", "worker.smtp"},
     "flask_openapi3": {"api"},
     "gunicorn": {"api.server"},
     "pycurl": {"worker.probe"},
-    "requests": {"worker.probe"},
+    "requests": {"worker.heartbeat", "worker.notifier", "worker.probe", "worker.webhook"},
     "rq": {"shared.queues", "worker.jobs", "worker.pool", "worker.rqconfig", "worker.scheduler"},
     "rq_scheduler": {"worker.scheduler"},
     "rq_dashboard": {"api.dashboard"},

@@ -21,9 +21,10 @@ from rq import Queue, SimpleWorker
 from rq.job import Job, JobStatus
 
 from shared import queues, signals
-from shared.monitor import Status, Verdict
+from shared.monitor import Verdict
 from shared.queues import BATCH_SIZE, Queues, slot_name
 from shared.settings import settings_of_this_process
+from shared.state import Status
 from shared.store import Defaults, Store, Watched, keys
 from shared.store.vitals import LEASE_MS
 from tests.fakes import (
@@ -91,16 +92,17 @@ def ms() -> int:
 
 
 @contextmanager
-def workers(folder: Path, url: str, count: int = 1) -> Iterator[list[Run]]:
+def workers(folder: Path, url: str, count: int = 1, *, second_opinion: bool = False) -> Iterator[list[Run]]:
     """So many stock RQ workers, each a process of its own, that wait for check jobs; all may ask one host at once."""
     environment = {"REDIS_URL": url, "DATA_DIR": str(folder), "MAX_PER_HOST": "100"}
+    environment["SECOND_OPINION"] = str(second_opinion)
     arguments = ("-m", "rq.cli", "worker", "--quiet", "-c", "worker.rqconfig", "checks")
     with Redis.from_url(url) as redis, running(folder, *arguments, environment=environment) as first:
         if count == 1:
             eventually(lambda: Queues(redis, settings_for(url)).workers("checks"))
             yield [first]
         else:
-            with workers(folder, url, count - 1) as others:
+            with workers(folder, url, count - 1, second_opinion=second_opinion) as others:
                 eventually(lambda: len(Queues(redis, settings_for(url)).workers("checks")) == count)
                 yield [first, *others]
 
@@ -117,6 +119,7 @@ def work(redis: Redis, valkey_url: str, folder: Path, monkeypatch: pytest.Monkey
     """Has a worker in this process run all check jobs that wait; none of them may fail."""
     monkeypatch.setenv("REDIS_URL", valkey_url)
     monkeypatch.setenv("DATA_DIR", str(folder))
+    monkeypatch.setenv("SECOND_OPINION", "false")
     monkeypatch.chdir(folder)
     settings_of_this_process.cache_clear()
 
@@ -201,6 +204,24 @@ def test_runs_that_wait_take_the_jobs_of_the_queue_each_exactly_once(
     assert Counter(request.path for request in site.requests) == {f"/{number}": 1 for number in range(16)}
 
 
+def test_the_second_opinion_is_that_of_another_worker_where_one_is_free(
+    redis: Redis, store: Store, valkey_url: str, folder: Path, site: Site, hanging: Hanging
+) -> None:
+    site.routes["/"] = Answer(503)
+    (hung,) = put(store, hanging.url(), timeout=4, retries=0)
+    (failing,) = put(store, site.url("/"), retries=0)
+    with workers(folder, valkey_url, 2, second_opinion=True):
+        began = time.monotonic()
+        check_now(redis, hung, failing)
+        (entry,) = eventually(store.outbox.entries, 4)
+        assert time.monotonic() - began < 3
+    alert = entry["alert"]
+    assert alert["target_id"] == failing.target.id
+    assert alert["by"] != alert["opinion"]["by"]
+    assert len({name.partition("/")[0] for name in (alert["by"], alert["opinion"]["by"])}) == 1
+    assert site.count("/") == 2
+
+
 def test_two_runs_never_take_the_same_job_and_leave_what_is_not_theirs(redis: Redis, valkey_url: str) -> None:
     settings = settings_for(valkey_url)
     enqueue(redis, "os.getpid", job_id="foreign")
@@ -216,7 +237,7 @@ def test_two_runs_never_take_the_same_job_and_leave_what_is_not_theirs(redis: Re
             own = Queues(client, settings)
             while own.waiting("checks") > 3:
                 if job := own.take_waiting_check():
-                    taken.append(job[1][0][0])
+                    taken.append(job.args[0][0])
 
     threads = [threading.Thread(target=take, daemon=True) for _ in range(3)]
     for thread in threads:
@@ -356,7 +377,7 @@ def test_the_job_of_a_slot_that_comes_twice_is_worked_on_once(
 
 
 def test_a_result_that_is_recorded_twice_counts_once(store: Store, valkey_url: str) -> None:
-    defaults = Defaults(lambda _check: "200", lambda _check: 300, 10)
+    defaults = Defaults.of(settings_for(valkey_url))
     (target,) = put(store, "http://a.example/")
     seen = [(target, result(target, Verdict.DOWN, at)) for at in (1000, 2000, 3000)]
     for _ in range(2):

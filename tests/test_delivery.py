@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -16,13 +16,13 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared import signals
-from shared.monitor import Verdict
+from shared.monitor import Alert, Verdict
 from shared.settings import Settings
 from shared.store import Store, Watched, keys
 from shared.store.outbox import LEASE_MS, LONGEST_WAIT_MS
 from tests.fakes import FakeMailer, Killed, Wire, everywhere, lose_the_connection, put, record, settings_for, settle
 from worker import delivery
-from worker.delivery import Delivery
+from worker.delivery import Delivery, MailDelivery
 from worker.mailer import MailDelayed, MailRefused, Sent
 
 SENT_TO_ALL = Sent(("ops@example.org", "late@example.org"))
@@ -60,7 +60,7 @@ def fall(store: Store, clock: Clock, *names: str, settings: Settings = SETTINGS)
 
 
 def deliver(store: Store, mailer: FakeMailer) -> None:
-    Delivery(store, mailer, SETTINGS).deliver_all()
+    MailDelivery(store, mailer, SETTINGS).deliver_all()
 
 
 def place_of_alerts(store: Store) -> dict[str, str]:
@@ -190,8 +190,8 @@ def test_a_mail_that_may_have_arrived_is_sent_again_as_it_is(store: Store, clock
 def mail_of(store: Store) -> str:
     """The mail that the oldest alert under way was put into."""
     redis: Any = store.redis
-    (raw,) = redis.zrange(keys.SENDING, 0, 0)
-    mail: bytes = redis.hget(keys.outbox_entry(raw.decode()), "mail")
+    (raw,) = redis.zrange(keys.sending(keys.OUTBOX), 0, 0)
+    mail: bytes = redis.hget(keys.outbox_entry(keys.OUTBOX, raw.decode()), "mail")
     return mail.decode()
 
 
@@ -225,7 +225,7 @@ def test_a_server_that_never_answers_is_tried_for_three_days_and_then_the_alert_
     while (left := len(mailer.outcomes)) and store.outbox.counts().dead == 0:
         deliver(store, mailer)
         tries += left - len(mailer.outcomes)
-        until = int(store.redis.hget(keys.HOLD, "until") or 0)
+        until = int(store.redis.hget(keys.hold(keys.OUTBOX), "until") or 0)
         waits.append(until - clock.now)
         clock.now = until
     assert waits[:9] == [5_000 * 2**number for number in range(8)] + [LONGEST_WAIT_MS]
@@ -271,7 +271,7 @@ def test_an_alert_without_its_text_keeps_no_other_from_being_sent(
     if is_under_way:
         store.outbox.claim("mail", now=clock.now)
         clock.now += LEASE_MS
-    store.redis.delete(keys.outbox_entry(f"{lost.target.id}-1"))
+    store.redis.delete(keys.outbox_entry(keys.OUTBOX, f"{lost.target.id}-1"))
     deliver(store, mailer)
     (kept,) = fall(store, clock, "b")
     deliver(store, mailer)
@@ -409,3 +409,280 @@ def test_a_mark_that_redis_does_not_answer_is_tried_again_until_it_does(
     deliver(store, mailer)
     assert mailer.asked == [None] if mark == "sent" else [None, ("late@example.org",)]
     assert not place_of_alerts(store)
+
+
+# --- audiences, pace -----------------------------------------------------------------------------------------------
+
+TEAM = "team@example.org"
+PACED = settings_for(
+    "unix:///nowhere",
+    alert_group_wait=10,
+    mail_recipients=("ops@example.org", "boss@example.org"),
+    webhook_url="https://hook.example/",
+)
+
+
+def deliver_both(store: Store, mailer: FakeMailer, notifier: FakeMailer, settings: Settings = PACED) -> None:
+    MailDelivery(store, mailer, settings).deliver_all()
+    Delivery(store, store.notifications, notifier, settings).deliver_all()
+
+
+def test_those_of_the_settings_get_each_alert_once_and_those_of_a_target_only_its_own(
+    store: Store, clock: Clock
+) -> None:
+    mailer, notifier = FakeMailer(), FakeMailer()
+    plain = put(store, "http://a.example/", "http://b.example/")
+    own = put(store, "http://c.example/", recipients=(TEAM, "boss@example.org"))
+    record(store, PACED, [*plain, *own], Verdict.DOWN, clock.now)
+    clock.now += 10_010
+    deliver_both(store, mailer, notifier)
+    got: dict[str, list[str]] = {}
+    for asked, (_, alerts) in zip(mailer.asked, mailer.taken, strict=True):
+        for who in asked or PACED.mail_recipients:
+            got.setdefault(who, []).extend(alerts)
+    every, theirs = {f"{each.target.id}-1" for each in (*plain, *own)}, [f"{own[0].target.id}-1"]
+    assert got.keys() == {"ops@example.org", "boss@example.org", TEAM}
+    assert len(got["ops@example.org"]) == len(got["boss@example.org"]) == 3
+    assert set(got["ops@example.org"]) == set(got["boss@example.org"]) == every
+    assert got[TEAM] == theirs
+    ((_, notified),) = notifier.taken
+    assert set(notified) == every
+
+
+def storm(
+    store: Store, clock: Clock, targets: list[Watched], verdict: Verdict, *, seconds: int = 60, calm: int = 120
+) -> tuple[Counter[tuple[str, ...] | None], int, int]:
+    """These targets change within so many seconds; mails for each set of recipients, notifications, longest wait (s).
+
+    A deliver job runs each second, until some time after that. Each alert is told once to those of the settings, once
+    to those of its target, if it has any, and once to the channels.
+    """
+    mailer, notifier = FakeMailer(), FakeMailer()
+    changed_at: dict[str, int] = {}
+    waits = []
+    for second in range(seconds + calm):
+        now = (
+            targets[len(targets) * second // seconds : len(targets) * (second + 1) // seconds]
+            if second < seconds
+            else []
+        )
+        record(store, PACED, now, verdict, clock.now)
+        changed_at |= {each.target.id: clock.now for each in now}
+        before = len(mailer.taken)
+        deliver_both(store, mailer, notifier)
+        waits += [
+            clock.now - changed_at[alert.rpartition("-")[0]] for _, inside in mailer.taken[before:] for alert in inside
+        ]
+        clock.now += 1_000
+    own = sum(bool(each.target.check.recipients) for each in targets)
+    for told, asked, count in ((mailer, None, len(targets)), (mailer, (TEAM,), own), (notifier, None, len(targets))):
+        mails = [inside for who, (_, inside) in zip(told.asked, told.taken, strict=True) if who == asked]
+        alerts = [alert for inside in mails for alert in inside]
+        assert len(alerts) == len(set(alerts)) == count
+    return Counter(mailer.asked), len(notifier.taken), max(waits) // 1000
+
+
+def of_two_audiences(store: Store, count: int) -> list[Watched]:
+    plain = put(store, *(f"http://plain.example/{number}" for number in range(count // 2)))
+    own = put(store, *(f"http://own.example/{number}" for number in range(count // 2)), recipients=(TEAM,))
+    return [each for pair in zip(plain, own, strict=True) for each in pair]
+
+
+def test_a_thousand_changes_within_a_minute_are_three_mails_for_each_set_of_recipients_and_so_are_the_recoveries(
+    store: Store, clock: Clock
+) -> None:
+    targets = of_two_audiences(store, 1000)
+    for verdict in (Verdict.DOWN, Verdict.UP, Verdict.DOWN):
+        mails, notifications, longest_wait = storm(store, clock, targets, verdict)
+        assert mails == {None: 3, (TEAM,): 3}
+        assert notifications == 3
+        assert longest_wait < 45
+
+
+def test_a_storm_that_goes_on_is_told_ever_more_rarely_but_every_five_minutes_at_least(
+    store: Store, clock: Clock
+) -> None:
+    targets = of_two_audiences(store, 1200)
+    mails, notifications, longest_wait = storm(store, clock, targets, Verdict.DOWN, seconds=1200, calm=400)
+    assert max(mails.values()) <= 8
+    assert notifications <= 8
+    assert longest_wait <= 311
+
+
+def test_a_minute_without_an_alert_ends_the_pace(store: Store, clock: Clock) -> None:
+    targets = of_two_audiences(store, 600)
+    storm(store, clock, targets, Verdict.DOWN, seconds=600, calm=400)
+    (other,) = put(store, "http://other.example/")
+    _, _, waited = storm(store, clock, [other], Verdict.DOWN, seconds=1, calm=20)
+    assert waited == 11
+
+
+def test_the_first_alert_of_a_quiet_time_waits_for_its_window_only_and_the_next_for_the_pace(
+    store: Store, clock: Clock
+) -> None:
+    first, second = put(store, "http://a.example/", "http://b.example/")
+    assert storm(store, clock, [first], Verdict.DOWN, seconds=1, calm=15)[2] == 11
+    assert storm(store, clock, [second], Verdict.DOWN, seconds=1, calm=40)[2] == 15
+
+
+def test_without_a_window_there_is_no_pace(store: Store, clock: Clock) -> None:
+    mailer = FakeMailer()
+    for name in "abcdef":
+        fall(store, clock, name)
+        deliver(store, mailer)
+    assert len(mailer.taken) == 6
+
+
+def test_a_report_has_no_part_in_the_pace(store: Store, clock: Clock) -> None:
+    mailer, notifier = FakeMailer(), FakeMailer()
+    store.outbox.request_report(now=clock.now)
+    deliver_both(store, mailer, notifier)
+    (first,) = put(store, "http://a.example/")
+    record(store, PACED, [first], Verdict.DOWN, clock.now)
+    clock.now += 10_010
+    deliver_both(store, mailer, notifier)
+    assert len(mailer.taken) == len(mailer.reports) == 1
+    store.outbox.request_report(now=clock.now)
+    deliver_both(store, mailer, notifier)
+    assert len(mailer.reports) == 2
+
+
+@pytest.mark.parametrize("box", ["outbox", "notifications"])
+def test_killed_at_any_send_with_two_boxes_each_is_told_and_twice_only_between_the_yes_and_the_mark(
+    redis: Redis, valkey_url: str, clock: Clock, box: str
+) -> None:
+    settings = settings_for("unix:///nowhere", alert_group_wait=0, webhook_url="https://hook.example/")
+    doubled = []
+    for wire in everywhere(valkey_url, redis, Wire.kill):
+        store, dying, courier = Store(redis), Store(wire.client), FakeMailer()
+        taken_at: list[int] = []
+        courier.after_taking = lambda wire=wire, taken_at=taken_at: taken_at.append(wire.sends)  # type: ignore[misc]
+        targets = fall(store, clock, "a", "b", settings=settings)
+        with suppress(Killed):
+            Delivery(dying, getattr(dying, box), courier, settings).deliver_all()
+        settle(redis, wire)
+        clock.now += LEASE_MS + 1
+        deliver_both(store, courier, courier, settings)
+        other = courier.taken.pop()  # that of the other box, which nobody has killed
+        if box == "notifications":
+            courier.taken, other = [*courier.taken[:-1], other], courier.taken[-1]
+        expected = tuple(f"{each.target.id}-1" for each in targets)
+        assert {alerts for _, alerts in (*courier.taken, other)} == {expected}
+        assert store.outbox.counts().sending == store.notifications.counts().sending == 0
+        if len(courier.taken) > 1:
+            assert wire.moment is not None
+            doubled.append((wire.moment.number - taken_at[0], wire.moment.place))
+    assert doubled == [(0, "before"), (0, "amid")]
+
+
+# --- one of many ---------------------------------------------------------------------------------------------------
+
+
+class Mailboxes(FakeMailer):
+    """Two recipients, one of whom takes nothing while the mailbox is full; ``got`` is what each has, in order."""
+
+    channels = ("ok@example.org", "full@example.org")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_full = True
+        self.got: dict[str, list[str]] = {who: [] for who in self.channels}
+        self.poison = ""
+
+    def send_alerts(self, mail_id: str, alerts: Sequence[Alert], *, recipients: Sequence[str] | None = None) -> Sent:
+        told = [f"{alert.kind} {alert.endpoint.removeprefix('http://').partition('.')[0]}" for alert in alerts]
+        if self.poison and self.poison in told:
+            raise MailDelayed("cut off", may_have_arrived=True, is_about_mail=True)
+        everybody = recipients or self.channels
+        late = [who for who in everybody if self.is_full and who.startswith("full")]
+        if late == list(everybody):
+            raise MailDelayed("452 mailbox full", is_about_mail=True)
+        for who in everybody:
+            if who not in late:
+                self.got[who] += told
+        return Sent(tuple(who for who in everybody if who not in late), dict.fromkeys(late, "452 mailbox full"))
+
+
+def change(store: Store, name: str, verdict: Verdict, at: int) -> None:
+    record(store, SETTINGS, put(store, f"http://{name}.example/"), verdict, at)
+
+
+def run(store: Store, mailer: FakeMailer, clock: Clock, seconds: int) -> None:
+    for _ in range(seconds):
+        clock.now += 1_000
+        deliver(store, mailer)
+
+
+def test_a_full_mailbox_keeps_nothing_from_the_others_and_gets_all_in_order_when_there_is_room(
+    store: Store, clock: Clock
+) -> None:
+    mailer = Mailboxes()
+    change(store, "a", Verdict.DOWN, clock.now)
+    run(store, mailer, clock, 13)
+    change(store, "b", Verdict.DOWN, clock.now)
+    run(store, mailer, clock, 3)
+    change(store, "a", Verdict.UP, clock.now)
+    run(store, mailer, clock, 3)
+    assert mailer.got["ok@example.org"] == ["down a", "down b", "up a"]
+    mailer.is_full = False
+    change(store, "b", Verdict.UP, clock.now)
+    run(store, mailer, clock, 1_000)
+    full = mailer.got["full@example.org"]
+    assert sorted(full) == ["down a", "down b", "up a", "up b"]
+    assert full.index("down a") < full.index("up a")
+    assert full.index("down b") < full.index("up b")
+    assert mailer.got["ok@example.org"] == ["down a", "down b", "up a", "up b"]
+    assert store.outbox.counts().sending == store.outbox.counts().waiting == 0
+
+
+def test_a_mail_that_a_server_never_takes_keeps_no_other_waiting(store: Store, clock: Clock) -> None:
+    mailer = Mailboxes()
+    mailer.is_full, mailer.poison = False, "down a"
+    change(store, "a", Verdict.DOWN, clock.now)
+    run(store, mailer, clock, 5)
+    change(store, "b", Verdict.DOWN, clock.now)
+    change(store, "a", Verdict.UP, clock.now + 1)
+    run(store, mailer, clock, 2)
+    assert mailer.got["ok@example.org"] == ["down b"], "not the recovery of what was not told yet"
+    mailer.poison = ""
+    run(store, mailer, clock, 1_000)
+    assert mailer.got["ok@example.org"] == ["down b", "down a", "up a"]
+
+
+def test_a_recovery_takes_along_a_fall_that_was_never_told(store: Store, clock: Clock) -> None:
+    mailer = FakeMailer(MailRefused("550 nobody here"))
+    change(store, "a", Verdict.DOWN, clock.now)
+    run(store, mailer, clock, 1)
+    assert store.outbox.counts().dead == 1
+    change(store, "a", Verdict.UP, clock.now)
+    run(store, mailer, clock, 1)
+    ((_, together),) = mailer.taken
+    assert [each.rpartition("-")[2] for each in together] == ["1", "2"]
+    assert store.outbox.counts().dead == 0
+
+
+def test_a_fall_that_is_sent_again_after_its_recovery_is_told_as_over(store: Store, clock: Clock) -> None:
+    mailer = FakeMailer(MailRefused("550 nobody here"), MailRefused("550 nobody here"))
+    change(store, "a", Verdict.DOWN, clock.now)
+    run(store, mailer, clock, 1)
+    change(store, "a", Verdict.UP, clock.now)
+    run(store, mailer, clock, 1)
+    (fall,) = (entry["id"] for entry in store.outbox.entries() if entry["alert"]["kind"] == "down")
+    assert store.outbox.revive(fall, now=clock.now)
+    run(store, mailer, clock, 1)
+    ((_, together),) = mailer.taken
+    assert [each.rpartition("-")[2] for each in together] == ["1", "2"]
+
+
+def test_whom_a_server_refuses_for_good_has_a_dead_letter_that_is_sent_again_to_them_alone(
+    store: Store, clock: Clock
+) -> None:
+    mailer = FakeMailer(Sent(("ok@example.org",), {"gone@example.org": "550 no such user"}))
+    change(store, "a", Verdict.DOWN, clock.now)
+    run(store, mailer, clock, 1)
+    (entry,) = store.outbox.entries()
+    assert (entry["place"], entry["error"]) == ("dead", "550 no such user")
+    assert store.outbox.revive(entry["id"], now=clock.now)
+    run(store, mailer, clock, 1)
+    assert mailer.asked == [None, ("gone@example.org",)]
+    assert store.outbox.entries() == []

@@ -216,10 +216,10 @@ def test_killed_at_any_send_of_a_dispatch_it_enqueues_one_deliver_job_in_the_end
     for wire in everywhere(valkey_url, redis, Wire.kill):
         owe(redis, 3, wait_seconds=0)
         with suppress(Killed):
-            ours(wire.client).dispatch_mail(time.time() + 1)
+            ours(wire.client).dispatch(time.time() + 1)
         settle(redis, wire)
         assert len(waiting(redis, EMAILS)) <= 1
-        ours(redis).dispatch_mail(time.time() + 2)
+        ours(redis).dispatch(time.time() + 2)
         assert len(waiting(redis, EMAILS)) == 1, wire.moment
 
 
@@ -826,24 +826,40 @@ def owe(redis: Redis, count: int, wait_seconds: float) -> float:
 def test_many_alerts_are_one_deliver_job_and_none_before_the_grouping_window_is_over(redis: Redis) -> None:
     began = owe(redis, 20, wait_seconds=10)
     scheduler = ours(redis)
-    assert scheduler.dispatch_mail(began) is None
-    assert scheduler.dispatch_mail(began + 9.9) is None
-    assert scheduler.dispatch_mail(began + 10.1) is not None
-    assert scheduler.dispatch_mail(began + 10.2) is None
-    assert scheduler.dispatch_mail(began + 500) is None
+    assert scheduler.dispatch(began) == []
+    assert scheduler.dispatch(began + 9.9) == []
+    assert scheduler.dispatch(began + 10.1) != []
+    assert scheduler.dispatch(began + 10.2) == []
+    assert scheduler.dispatch(began + 500) == []
     assert len(waiting(redis, EMAILS)) == 1
 
 
 def test_while_a_deliver_job_runs_no_other_is_enqueued_and_after_its_death_one_is(redis: Redis) -> None:
     began = owe(redis, 1, wait_seconds=0)
     scheduler = ours(redis)
-    job_id = scheduler.dispatch_mail(began + 1)
+    (job_id,) = scheduler.dispatch(began + 1)
     assert job_id is not None
     redis.lpop(EMAILS)
     set_started(redis, job_id, 30)
-    assert scheduler.dispatch_mail(began + 31) is None
+    assert scheduler.dispatch(began + 31) == []
     set_started(redis, job_id, 101)
-    assert scheduler.dispatch_mail(began + 102) is not None
+    assert scheduler.dispatch(began + 102) != []
+
+
+def test_a_deliver_job_is_waited_for_while_its_worker_lives_and_no_longer(redis: Redis) -> None:
+    began = owe(redis, 1, wait_seconds=0)
+    scheduler = ours(redis)
+    (job_id,) = scheduler.dispatch(began + 1)
+    redis.lpop(EMAILS)
+    set_started(redis, job_id, 1)
+    redis.hset(Job.key_for(job_id), "worker_name", "its-worker")
+    key = "rq:worker:its-worker"
+    redis.sadd(f"rq:workers:{queues.EMAILS}", key)
+    redis.hset(key, mapping={"hostname": "another-machine", "pid": 1})
+    redis.expire(key, 90)
+    assert scheduler.dispatch(began + 2) == []
+    redis.delete(key)
+    assert scheduler.dispatch(began + 3) != []
 
 
 def test_a_mail_whose_job_was_killed_is_dispatched_again_under_its_own_id_when_its_lease_ends(redis: Redis) -> None:
@@ -852,8 +868,8 @@ def test_a_mail_whose_job_was_killed_is_dispatched_again_under_its_own_id_when_i
     outbox = scheduler.store.outbox
     claimed = outbox.claim("the-mail", now=int(began * 1000) + 1000)
     assert claimed is not None
-    assert scheduler.dispatch_mail(began + 100) is None
-    assert scheduler.dispatch_mail(began + 122) is not None
+    assert scheduler.dispatch(began + 100) == []
+    assert scheduler.dispatch(began + 122) != []
     again = outbox.claim("another", now=int(began * 1000) + 122_000)
     assert again == claimed
 
@@ -868,8 +884,8 @@ def test_after_a_failure_mails_wait_longer_each_time_and_at_most_a_quarter_of_an
         assert mail is not None
         until = outbox.delayed(mail, now=now, error="no", may_have_arrived=False)
         finish_all(redis, EMAILS)
-        assert scheduler.dispatch_mail(until / 1000 - 0.1) is None
-        assert scheduler.dispatch_mail(until / 1000 + 0.1) is not None
+        assert scheduler.dispatch(until / 1000 - 0.1) == []
+        assert scheduler.dispatch(until / 1000 + 0.1) != []
         waits.append((until - now) // 1000)
         now = until + 100
     assert waits == [5, 10, 20, 40, 80, 160, 320, 640, 900, 900]
@@ -885,4 +901,4 @@ def test_a_sent_mail_ends_the_waiting_of_the_next(redis: Redis) -> None:
     assert again is not None
     outbox.sent(again, now=until, recipients=["ops@example.org"], refused={})
     assert outbox.counts().failures == 0
-    assert ours(redis).dispatch_mail(until / 1000 + 1000) is None
+    assert ours(redis).dispatch(until / 1000 + 1000) == []

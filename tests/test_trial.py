@@ -9,9 +9,9 @@ import pytest
 from redis import Redis
 
 from shared.check import Check
-from shared.monitor import Status
 from shared.queues import Queues
 from shared.settings import Settings
+from shared.state import Status
 from shared.store import Store
 from tests.fakes import settings_for
 from tests.sites import Answer, Site

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,13 +18,13 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared import signals
-from shared.check import Check
 from shared.monitor import Attempt, CheckResult, Target
-from shared.queues import BATCH_SIZE, CHECK_SLOT, Queues, slot_name
+from shared.queues import BATCH_SIZE, CHECK_AGAIN, CHECK_SLOT, Queues, slot_name
 from shared.settings import Settings
 from shared.store import Defaults, Store, Watched
 from worker.canary import Canaries, is_canary
 from worker.probe import Engine
+from worker.quiet import Quiet
 
 RECORD_AT = 250
 """Results that are recorded together at the most."""
@@ -60,19 +60,22 @@ class Batch:
     the results since the last record, half a second of them; their targets have their next turn.
     """
 
-    def __init__(self, store: Store, queues: Queues, settings: Settings, run: str) -> None:
+    def __init__(self, store: Store, queues: Queues, settings: Settings, run: str, *, by: str | None = None) -> None:
+        """``run`` is the id of the job, ``by`` the name of its worker."""
         self._store = store
         self._queues = queues
         self._settings = settings
         self._run = run
-        self._engine = Engine(settings)
+        self._engine = Engine(settings, by=by)
         self._canaries = Canaries(settings.canary_urls, settings.default_http_timeout)
         self._watched: dict[str, Watched] = {}
         self._slots: dict[str, _Slot] = {}
         self._slot_of: dict[str, _Slot] = {}
         self._results: list[CheckResult] = []
+        self._doubted: dict[str, Target] = {}
         self._events: list[tuple[str, str | None, dict[str, Any]]] = []
-        self._defaults = Defaults(settings.expectation, settings.interval, settings.alert_group_wait)
+        self._quiet = Quiet(store.maintenance)
+        self._defaults = Defaults.of(settings, self._quiet.holds)
         # blinker holds receivers weakly: they end with this run.
         signals.check_started.connect(self._on_started)
         signals.check_retried.connect(self._on_retried)
@@ -80,7 +83,9 @@ class Batch:
 
     # --- taking work ---
 
-    def add_slot(self, interval: int, slot: int, with_default: bool, scheduled_at: int | None) -> None:
+    def add_slot(
+        self, interval: int, slot: int, with_default: bool, scheduled_at: int | None, *, enqueued_at: int | None = None
+    ) -> None:
         """Take a slot's turn, unless another run is alive with it; targets past the first 500 become further jobs."""
         name = slot_name(interval, slot)
         if name in self._slots or not self._store.vitals.lease(name, self._run):
@@ -90,22 +95,41 @@ class Batch:
         self._queues.enqueue_rest_of_slot(interval, ids[BATCH_SIZE:], scheduled_at or _now())
         mine = _Slot(name, interval, time.monotonic())
         self._slots[name] = mine
-        for watched in self._start(ids[:BATCH_SIZE], scheduled_at):
+        for watched in self._start(ids[:BATCH_SIZE], scheduled_at, enqueued_at):
             mine.left.add(watched.target.id)
             self._slot_of[watched.target.id] = mine
         if not mine.left:
             self._release(mine)
 
-    def add_targets(self, target_ids: Sequence[str], scheduled_at: int | None = None) -> None:
+    def add_targets(
+        self, target_ids: Sequence[str], scheduled_at: int | None = None, *, enqueued_at: int | None = None
+    ) -> None:
         """Take targets by id, each once; those that are gone, paused or already in this run are left out."""
-        self._start([each for each in dict.fromkeys(target_ids) if each not in self._watched], scheduled_at)
+        self._start(self._new(target_ids), scheduled_at, enqueued_at)
 
-    def _start(self, target_ids: Sequence[str], scheduled_at: int | None) -> list[Watched]:
+    def add_opinions(self, target_ids: Sequence[str], *, enqueued_at: int | None = None) -> None:
+        """Take targets whose last check failed, for one attempt that says whether they are down."""
+        self._start(self._new(target_ids), None, enqueued_at, retries=0)
+
+    def _new(self, target_ids: Sequence[str]) -> list[str]:
+        return [each for each in dict.fromkeys(target_ids) if each not in self._watched]
+
+    def _start(
+        self,
+        target_ids: Sequence[str],
+        scheduled_at: int | None,
+        enqueued_at: int | None,
+        *,
+        retries: int | None = None,
+    ) -> list[Watched]:
         started = [watched for watched in self._store.targets.load(target_ids) if not watched.target.check.paused]
         for watched in started:
-            self._watched[watched.target.id] = watched
-            self._canaries.expect(watched.target.id, urlsplit(watched.target.check.endpoint).hostname or "")
-            self._engine.add(watched.target, scheduled_at)
+            target = watched.target
+            self._watched[target.id] = watched
+            self._canaries.expect(target.id, urlsplit(target.check.endpoint).hostname or "")
+            if retries is not None:
+                target = replace(target, check=target.check.model_copy(update={"retries": retries}))
+            self._engine.add(target, scheduled_at, enqueued_at)
         return started
 
     def _take_more(self) -> None:
@@ -119,11 +143,12 @@ class Batch:
             taken = self._queues.take_waiting_check()
             if taken is None:
                 return
-            function, args = taken
-            if function == CHECK_SLOT:
-                self.add_slot(*args)
+            if taken.function == CHECK_SLOT:
+                self.add_slot(*taken.args, enqueued_at=taken.enqueued_at)
+            elif taken.function == CHECK_AGAIN:
+                self.add_opinions(*taken.args, enqueued_at=taken.enqueued_at)
             else:
-                self.add_targets(*args)
+                self.add_targets(*taken.args, enqueued_at=taken.enqueued_at)
 
     # --- working ---
 
@@ -142,6 +167,7 @@ class Batch:
                 self._take_more()
             self._results += self._canaries.release()
             self._record()
+            self._ask_for_opinions()
         self._store.vitals.batch_ended(self._run, now=_now())
 
     def _record_if_due(self) -> None:
@@ -149,6 +175,9 @@ class Batch:
         is_idle = not self._engine.in_flight
         if len(self._results) >= RECORD_AT or waited >= RECORD_SECONDS or is_idle:
             self._record()
+        # What fails together is asked about together.
+        if waited >= RECORD_SECONDS or is_idle:
+            self._ask_for_opinions()
 
     def _record(self) -> None:
         """Record what has come in; a Redis that is away is waited for with the results in memory."""
@@ -180,11 +209,24 @@ class Batch:
                 signals.target_flipped.send(self, target=each.target, flip=each.flip)
                 why = f": {each.result.sentence}" if each.result.sentence else ""
                 log.info("%s is %s (was %s)%s", each.target.name, each.flip.after, each.flip.before, why)
+        self._doubted |= {each.target.id: each.target for each in recorded if each.wants_opinion}
         for result in batch:
             del self._watched[result.target_id]
         with self._tolerating_redis():
             for result in batch:
                 self._finish(result.target_id)
+
+    def _ask_for_opinions(self) -> None:
+        """Have failed targets checked once more, by another worker if one is free, and their parents with them.
+
+        A kill before this line costs no more than time: the next turn is the second opinion then.
+        """
+        if not self._doubted:
+            return
+        parents = {target.check.parent for target in self._doubted.values() if target.check.parent}
+        with self._tolerating_redis():
+            self._queues.enqueue_opinions([*self._doubted, *sorted(parents)])
+        self._doubted.clear()
 
     def _finish(self, target_id: str) -> None:
         slot = self._slot_of.pop(target_id, None)
@@ -225,7 +267,7 @@ class Batch:
     def _deadline(self, target_id: str) -> int:
         """When the target's check is over at the latest (ms); a later turn then takes it up again."""
         watched = self._watched.get(target_id)
-        return _now() + (longest_check_ms(watched.target.check, self._settings) if watched else 0)
+        return _now() + (1000 * self._settings.longest_check(watched.target.check) if watched else 0)
 
     def _release(self, slot: _Slot) -> None:
         slot.is_released = True
@@ -244,13 +286,6 @@ class Batch:
         self._events.append(
             ("check_retried", target.id, {"attempt": attempt.document(), "wait_ms": round(wait_ms)}),
         )
-
-
-def longest_check_ms(check: Check, settings: Settings) -> int:
-    """More than a whole check may take, its attempts and the waits between them included."""
-    retries = settings.retries(check)
-    waits = settings.backoff_factor(check) * 2**retries
-    return int(((retries + 1) * settings.timeout(check) + waits + 5) * 1000)
 
 
 def _now() -> int:

@@ -5,17 +5,21 @@ Every job works on the Redis that its worker is connected to, so that a plain ``
 
 from __future__ import annotations
 
+import os
+import socket
 from typing import Any
 
 from redis import Redis
 from rq import get_current_job
 
-from shared.queues import Queues
+from shared.queues import Queues, enqueued_ms
 from shared.settings import settings_of_this_process
 from shared.store import Store
 from worker.batch import Batch
-from worker.delivery import Delivery
+from worker.delivery import Delivery, MailDelivery
+from worker.heartbeat import ping
 from worker.mailer import Mailer
+from worker.notifier import Notifier
 from worker.snapshots import SnapshotKeeper
 from worker.trial import check_once
 
@@ -26,14 +30,21 @@ def check_slot(interval: int, slot: int, with_default: bool, scheduled_at: int |
     Twice or late is safe: a slot that another run works on is left to it, and recording drops what is not newer.
     """
     batch = _batch()
-    batch.add_slot(interval, slot, with_default, scheduled_at)
+    batch.add_slot(interval, slot, with_default, scheduled_at, enqueued_at=_enqueued_at())
     batch.work()
 
 
 def check_targets(target_ids: list[str], scheduled_at: int | None = None) -> None:
     """Check these targets now. Twice or late is safe, as for a slot."""
     batch = _batch()
-    batch.add_targets(target_ids, scheduled_at)
+    batch.add_targets(target_ids, scheduled_at, enqueued_at=_enqueued_at())
+    batch.work()
+
+
+def check_again(target_ids: list[str]) -> None:
+    """Say of targets that have just failed whether they are down. Twice or late is safe, as for a slot."""
+    batch = _batch()
+    batch.add_opinions(target_ids, enqueued_at=_enqueued_at())
     batch.work()
 
 
@@ -47,7 +58,22 @@ def deliver() -> None:
     """Mail what is due in the outbox. Twice is safe: an alert is claimed by one mail at a time."""
     connection, _ = _context()
     settings = settings_of_this_process()
-    Delivery(Store(connection), Mailer(settings), settings).deliver_all()
+    store = Store(connection)
+    MailDelivery(store, Mailer(settings, link_secret=store.link_secret()), settings).deliver_all()
+
+
+def notify() -> None:
+    """Tell the channels beside mail what is due in their outbox. Twice is safe, as for mails."""
+    connection, _ = _context()
+    settings = settings_of_this_process()
+    store = Store(connection)
+    Delivery(store, store.notifications, Notifier(settings), settings).deliver_all()
+
+
+def ping_heartbeat() -> None:
+    """Give the sign of life. Twice is safe."""
+    if url := settings_of_this_process().heartbeat_url:
+        ping(url)
 
 
 def keep_snapshot() -> None:
@@ -60,7 +86,18 @@ def keep_snapshot() -> None:
 def _batch() -> Batch:
     connection, job_id = _context()
     settings = settings_of_this_process()
-    return Batch(Store(connection), Queues(connection, settings), settings, job_id)
+    return Batch(Store(connection), Queues(connection, settings), settings, job_id, by=_worker_name())
+
+
+def _enqueued_at() -> int | None:
+    job: Any = get_current_job()
+    return enqueued_ms(job)
+
+
+def _worker_name() -> str:
+    """Host and worker, short enough to be kept with every result: RQ's own names are 32 random digits."""
+    job: Any = get_current_job()
+    return f"{socket.gethostname()[:40]}/{(job.worker_name or str(os.getpid()))[:8]}"
 
 
 def _context() -> tuple[Redis, str]:

@@ -16,6 +16,7 @@ from typing import Any
 from redis import ConnectionPool, Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 from rq import Queue, Worker, worker_registration
@@ -24,10 +25,11 @@ from rq.job import Job
 from rq.utils import now
 from rq.worker_pool import ForkProcess, WorkerData, WorkerPool
 
-from shared.queues import CHECKS
+from shared.queues import CHECKS, Queues
 from shared.settings import SettingsError, read_settings
 from shared.store import Store
 from worker.lifeline import die_with_parent
+from worker.watch import Watch
 
 TICK_SECONDS = 0.5
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -122,10 +124,18 @@ class ResizablePool(WorkerPool):
     worker that was killed is replaced. While Redis is away it keeps its last number and starts nobody.
     """
 
-    def __init__(self, queues: Iterable[str], connection: Redis, wanted: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        queues: Iterable[str],
+        connection: Redis,
+        wanted: Callable[[], int],
+        look: Callable[[], None] | None = None,
+    ) -> None:
+        """``look`` is called at every tick, for whoever wants to keep an eye on something."""
         super().__init__(queues, connection=connection, num_workers=0, worker_class=SteadyWorker)
         self.log = logging.getLogger(__name__)
         self._wanted = wanted
+        self._look = look
         self._leaving: set[str] = set()
         self._is_redis_away = False
 
@@ -137,6 +147,10 @@ class ResizablePool(WorkerPool):
         try:
             while self.status is not self.Status.STOPPED:
                 self.check_workers()
+                if self._look is not None and not self._is_redis_away:
+                    # Nor is one that is full, or is becoming a replica, a reason to end with all workers.
+                    with suppress(RedisError):
+                        self._look()
                 time.sleep(TICK_SECONDS)
             self.log.info("stopping: %d workers finish what they work on", len(self._staying()))
         finally:
@@ -274,7 +288,13 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     asking = Redis.from_url(settings.redis, socket_timeout=2, socket_connect_timeout=2, retry=Retry(NoBackoff(), 0))
     store = Store(asking)
-    pool = ResizablePool([CHECKS], Redis.from_url(settings.redis), lambda: store.queue_settings().worker_thread)
+    watch = Watch(store, Queues(asking, settings), settings)
+    pool = ResizablePool(
+        [CHECKS],
+        Redis.from_url(settings.redis),
+        lambda: store.queue_settings().worker_thread,
+        watch.stand_in_if_due,
+    )
     pool.start()
     return 0
 

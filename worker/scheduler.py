@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from types import FrameType
 from typing import Any
@@ -29,12 +29,16 @@ from rq_scheduler import Scheduler
 from rq_scheduler.utils import get_next_scheduled_time
 
 from shared import queues
-from shared.monitor import MonitorError
+from shared.monitor import Alert, MonitorError
 from shared.queues import Queues
 from shared.settings import Settings, read_settings
 from shared.snapshot import preflight
-from shared.store import Store, keys
+from shared.state import Status
+from shared.store import Outbox, Reminder, Store, Watched, keys
+from shared.store.outbox import audiences_of, boxes
+from worker.quiet import Quiet
 from worker.schedule import Entry, wanted
+from worker.watch import Watch
 
 _LONGEST_SLEEP_SECONDS = 1.0
 _HELD_SLEEP_SECONDS = 0.2
@@ -42,8 +46,12 @@ _LONGEST_WAIT_FOR_REDIS_SECONDS = 5.0
 _RECONCILE_SECONDS = 60.0
 _STARTING_SECONDS = 4.0
 """A job that was started this long ago at the most may not have had the time to take its lease."""
-_DELIVER = "deliver"
-_DELIVER_TIMEOUT_SECONDS = 100
+_HEARTBEAT = "heartbeat"
+_OVERDUE = "overdue"
+_BELIEVED_SECONDS = queues.DELIVER_TIMEOUT_SECONDS
+"""A job that was started longer ago than this is taken for dead, whatever its own timeout."""
+_HEARTBEAT_TIMEOUT_SECONDS = 30
+_WATCH_SECONDS = 60.0
 _TURN_KEPT_SECONDS = 2 * 86_400
 
 _UNREADABLE = (
@@ -70,6 +78,16 @@ class Pass:
     wake_at: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Post:
+    """An outbox, and the job that empties it."""
+
+    name: str
+    outbox: Outbox
+    queue: str
+    function: str
+
+
 class SlotScheduler(Scheduler):  # type: ignore[misc]  # rq_scheduler ships no types
     """:class:`rq_scheduler.Scheduler` on its own keys, with turns that are atomic, on time, and never doubled.
 
@@ -86,6 +104,13 @@ class SlotScheduler(Scheduler):  # type: ignore[misc]  # rq_scheduler ships no t
         self._wanted: dict[str, Entry] = {}
         self._reconciled: tuple[int, str | None] | None = None
         self._reconciled_at = -math.inf
+        self._watch = Watch(self.store, self.queues, settings)
+        self._watched_at = -math.inf
+        self._quiet = Quiet(self.store.maintenance)
+        self._posts = (
+            _Post("deliver", self.store.outbox, queues.EMAILS, queues.DELIVER),
+            _Post("notify", self.store.notifications, queues.NOTIFICATIONS, queues.NOTIFY),
+        )
         self._stop_requested = False
 
     # --- the process ---
@@ -143,7 +168,9 @@ class SlotScheduler(Scheduler):  # type: ignore[misc]  # rq_scheduler ships no t
         self.heartbeat()
         self._reconcile_if_needed(now)
         done = self.enqueue_due(now)
-        self.dispatch_mail(now)
+        self.watch(now)
+        self.remind(now)
+        self.dispatch(now)
         return max(0.0, done.wake_at - self.store.vitals.now())
 
     # --- reconciling ---
@@ -162,6 +189,7 @@ class SlotScheduler(Scheduler):  # type: ignore[misc]  # rq_scheduler ships no t
         What is there and right is left alone. Entries that are not ours are never touched.
         """
         timeout = queues.check_timeout_seconds(self._settings)
+        self.store.targets.set_default_interval(self._settings.default_http_interval)
         self._wanted = wanted(self.store.targets.intervals(), self._settings.default_http_interval, timeout)
         scheduled = self.connection.zrange(self.scheduled_jobs_key, 0, -1, withscores=True)
         present = {_name(raw): score for raw, score in scheduled}
@@ -299,6 +327,13 @@ class SlotScheduler(Scheduler):  # type: ignore[misc]  # rq_scheduler ships no t
             return started_at is None or self.store.vitals.now() - started_at < believed_seconds
         return status is JobStatus.QUEUED and self._waits_anywhere(newest.decode())
 
+    def _is_abandoned(self, name: str, queue: str) -> bool:
+        """Whether the entry's newest job was started by a worker that is gone: its work may be taken up at once."""
+        newest = self.connection.get(keys.turn(name))
+        if newest is None or self.queues.status(newest.decode())[0] is not JobStatus.STARTED:
+            return False
+        return self.queues.is_abandoned(queue, newest.decode())
+
     def _waits_anywhere(self, job_id: str) -> bool:
         return any(self.queues.is_waiting(queue, job_id) for queue in queues.QUEUES)
 
@@ -346,28 +381,106 @@ class SlotScheduler(Scheduler):  # type: ignore[misc]  # rq_scheduler ships no t
                     continue
                 return outcome
 
-    # --- mails ---
+    # --- alerts ---
 
-    def dispatch_mail(self, now: float) -> str | None:
-        """Enqueue a deliver job when an alert is due and none is on its way; returns its id.
+    def dispatch(self, now: float) -> list[str]:
+        """Enqueue a deliver job for each outbox where an alert is due and none is on its way; returns their ids.
 
         Alerts become due when their grouping window is over, when a failed mail may be tried again, or when the job
         that had taken them was killed: one look at the outbox covers all three.
         """
-        if not self.store.outbox.is_due(now=int(now * 1000)):
+        return [job_id for post in self._posts if (job_id := self._dispatch(post, now)) is not None]
+
+    def _dispatch(self, post: _Post, now: float) -> str | None:
+        if not post.outbox.is_due(now=int(now * 1000)):
             return None
+        timeout = queues.DELIVER_TIMEOUT_SECONDS
+        return self._push_unless_busy(post.name, post.queue, post.function, (), timeout, now)
+
+    def remind(self, now: float) -> None:
+        """Remind people of incidents that nobody has acknowledged, each time after twice as long."""
+        distance, at = self._settings.alert_reminder * 1000, int(now * 1000)
+        if not distance:
+            return
+        for reminder in self.store.reminders.due(now=at):
+            watched = self.store.targets.get(reminder.opened.target_id)
+            if watched is None:
+                self.store.reminders.drop(reminder.incident)
+            elif not self._is_worth_reminding(watched):
+                self.store.reminders.put_off(reminder, until=at + 60_000)
+            else:
+                alert = reminded(reminder, watched, at)
+                next_at = at + distance * 2 ** min(reminder.sent + 1, 20)
+                self.store.reminders.owe(
+                    reminder,
+                    alert,
+                    next_at=next_at,
+                    boxes=boxes(self._settings),
+                    audiences=audiences_of(alert.to, self._settings),
+                    now=at,
+                )
+
+    def _is_worth_reminding(self, watched: Watched) -> bool:
+        if watched.state.status is not Status.DOWN or self._quiet.holds(watched.target):
+            return False
+        parent = self.store.targets.get(watched.target.check.parent) if watched.target.check.parent else None
+        return parent is None or parent.state.status is not Status.DOWN
+
+    # --- the monitor itself ---
+
+    def watch(self, now: float) -> None:
+        """Look at the monitor itself, check what is overdue at once, and give the sign of life while all is well."""
+        self._watch.look_if_due(now=int(now * 1000))
+        if 0 <= now - self._watched_at < _WATCH_SECONDS:
+            return
+        self._watched_at = now
+        if not self._is_full():
+            late = self.store.targets.overdue(now=int(now * 1000), limit=queues.BATCH_SIZE)
+            ids = [watched.target.id for watched, _ in late]
+            if ids:
+                timeout = queues.check_timeout_seconds(self._settings)
+                self._push_unless_busy(_OVERDUE, queues.CHECKS, queues.CHECK_TARGETS, (ids,), timeout, now)
+        if self._settings.heartbeat_url and not self.store.troubles.all():
+            # Among the housekeeping nobody waits behind a service that does not answer.
+            queue, timeout = queues.HOUSEKEEPING, _HEARTBEAT_TIMEOUT_SECONDS
+            self._push_unless_busy(_HEARTBEAT, queue, queues.PING_HEARTBEAT, (), timeout, now)
+
+    def _push_unless_busy(
+        self, name: str, queue: str, function: str, args: tuple[Any, ...], timeout: int, now: float
+    ) -> str | None:
+        """Enqueue a job under a name of which one at a time waits or runs; returns its id, None when one does."""
         with self.connection.pipeline(transaction=True) as pipe:
             try:
-                pipe.watch(keys.turn(_DELIVER))
-                if self._is_busy(_DELIVER, _DELIVER_TIMEOUT_SECONDS):
+                pipe.watch(keys.turn(name))
+                if self._is_busy(name, min(timeout, _BELIEVED_SECONDS)) and not self._is_abandoned(name, queue):
                     return None
-                job_id = f"{_DELIVER}-{int(now * 1000)}"
+                job_id = f"{name}-{int(now * 1000)}"
                 pipe.multi()
-                self._push(pipe, queues.EMAILS, queues.DELIVER, (), _DELIVER, job_id, _DELIVER_TIMEOUT_SECONDS)
+                self._push(pipe, queue, function, args, name, job_id, timeout)
                 pipe.execute()
             except WatchError:
                 return None
         return job_id
+
+
+def reminded(reminder: Reminder, watched: Watched, at: int) -> Alert:
+    """The alert that opened the incident once more, with what the newest check saw."""
+    latest = watched.latest or {}
+    return replace(
+        reminder.opened,
+        reason=latest.get("reason"),
+        sentence=latest.get("sentence"),
+        elapsed_ms=latest.get("elapsed_ms"),
+        bottleneck=latest.get("bottleneck"),
+        address=latest.get("address"),
+        id=f"{reminder.incident}-r{reminder.sent + 1}",
+        kind="reminder",
+        at=at,
+        written_at=at,
+        got=latest.get("status_code"),
+        phases=latest.get("phases", {}),
+        attempts=tuple(latest.get("attempts", ())),
+    )
 
 
 def _name(raw: bytes) -> str:

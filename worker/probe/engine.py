@@ -22,7 +22,7 @@ from worker.probe.line import Line
 from worker.probe.name_servers import NameServers
 from worker.probe.purse import PURSE_BYTES, Purse
 from worker.probe.resolver import Resolver
-from worker.probe.run import CheckRun
+from worker.probe.run import CheckRun, Origin
 from worker.probe.transfer import Transfer
 from worker.probe.wire import Wire, fit_descriptors
 
@@ -54,15 +54,19 @@ class Engine:
         self,
         settings: Settings,
         *,
+        by: str | None = None,
         max_transfers: int = 2000,
         ca_file: str | None = None,
         body_memory_bytes: int = PURSE_BYTES,
     ) -> None:
-        """``ca_file`` are the authorities to trust, PEM: else those of SSL_CERT_FILE, else certifi's.
+        """``by`` is the name of the worker, for the results.
+
+        ``ca_file`` are the authorities to trust, PEM: else those of SSL_CERT_FILE, else certifi's.
 
         ``body_memory_bytes`` is what all bodies may take together that assertions ask for.
         """
         self._settings = settings
+        self._by = by
         self._ca_file = ca_file or _default_ca_file()
         self._runs: set[CheckRun] = set()
         self._line = Line(fit_descriptors(max_transfers), settings.max_per_host, Purse(body_memory_bytes))
@@ -88,13 +92,20 @@ class Engine:
 
     # --- for the owner ----------------------------------------------------------------------------------------------
 
-    def add(self, target: Target, scheduled_at: int | None = None, *, at_once: bool = False) -> None:
-        """Takes a target into work, at any time.
+    def add(
+        self,
+        target: Target,
+        scheduled_at: int | None = None,
+        enqueued_at: int | None = None,
+        *,
+        at_once: bool = False,
+    ) -> None:
+        """Takes a target into work, at any time; the times (ms) are the result's.
 
         It waits in line while ``max_transfers`` attempts are under way, or ``max_per_host`` to its host or proxy,
         unless it is to begin ``at_once``.
         """
-        run = CheckRun(target, scheduled_at, self._settings)
+        run = CheckRun(target, Origin(scheduled_at, enqueued_at, self._by), self._settings)
         run.is_at_once = at_once
         self._runs.add(run)
         self._line.join(run)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from zlib import crc32
 
 from shared.addresses import parse_address
@@ -51,6 +51,15 @@ Place = str
 """A host, spelled in one way."""
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a check comes from, as its result tells: times in ms, None for what is not known."""
+
+    scheduled_at: int | None = None
+    enqueued_at: int | None = None
+    by: str | None = None
+
+
 def now_ms() -> int:
     return int(time.time() * 1000)
 
@@ -62,7 +71,7 @@ class CheckRun:
     answers that the attempt is over; then :meth:`wait_seconds` says whether there is another.
     """
 
-    def __init__(self, target: Target, scheduled_at: int | None, settings: Settings) -> None:
+    def __init__(self, target: Target, origin: Origin, settings: Settings) -> None:
         check = target.check
         self.target = target
         self.timeout_seconds = settings.timeout(check)
@@ -93,7 +102,7 @@ class CheckRun:
         """What it has drawn from the engine's memory for bodies; the line's to give and to take."""
         self._check = check
         self._settings = settings
-        self._scheduled_at = scheduled_at
+        self._origin = origin
         self._rules = Rules(settings.block_private_networks, check.ip_version)
         self._retries: Retries | None = None
         self._first: Outgoing | None = None
@@ -151,11 +160,11 @@ class CheckRun:
         It is where an assertion asks for it, and where something is wrong already; else in one turn an hour, which
         differs from target to target, and outside the schedule, when somebody wants to see.
         """
-        if self.attempts or self._scheduled_at is None:
+        if self.attempts or self._origin.scheduled_at is None:
             return True
         if any("certificate" in assertion.type for assertion in self._check.assertions or ()):
             return True
-        seconds = self._scheduled_at // 1000 + crc32(self.target.id.encode())
+        seconds = self._origin.scheduled_at // 1000 + crc32(self.target.id.encode())
         return seconds % LOOK_EVERY_SECONDS < self._settings.interval(self._check)
 
     # --- what came of a step: True says that the attempt is over ----------------------------------------------------
@@ -344,7 +353,9 @@ class CheckRun:
             attempts=tuple(self.attempts),
             started_at=self.started_at,
             finished_at=now_ms(),
-            scheduled_at=self._scheduled_at,
+            scheduled_at=self._origin.scheduled_at,
+            enqueued_at=self._origin.enqueued_at,
+            by=self._origin.by,
             reason=failure.reason if failure else None,
             sentence=sentence,
             answer=self._answer(),

@@ -44,10 +44,12 @@ def main(arguments: list[str] | None = None) -> int:
         settings = read_settings()
         commands = _read_commands(options.procfile)
         lock = claim(settings.data_dir)
-        # Imported late: it is the first import that needs the store.
+        # Imported late: these are the first imports that need the store.
         from shared.snapshot import preflight
+        from worker.notifier import check_channels
 
         preflight(settings)
+        check_channels(settings)
         asyncio.run(_supervise(settings, commands, parent))
     except MonitorError as error:
         print(f"http-monitoring: {error}", file=sys.stderr)
