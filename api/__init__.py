@@ -8,7 +8,24 @@ from __future__ import annotations
 from flask import Flask
 from redis import Redis
 
-from api import access, checks, dashboard, documents, errors, events, machines, pages, status, targets
+from api import (
+    access,
+    acknowledging,
+    checks,
+    dashboard,
+    documents,
+    errors,
+    events,
+    incident_pages,
+    incidents,
+    machines,
+    maintenance,
+    outbox_page,
+    pages,
+    status,
+    target_page,
+    targets,
+)
 from api.services import Services, attach, connect
 from shared.settings import Settings, read_settings
 
@@ -27,9 +44,15 @@ def create_app(settings: Settings | None = None, redis: Redis | None = None) -> 
     app.register_api(status.blueprint)
     app.register_api(targets.blueprint)
     app.register_api(checks.blueprint)
+    app.register_api(incidents.blueprint)
+    app.register_api(maintenance.blueprint)
     documents.register(app)
     events.register(app)
     machines.register(app)
     pages.register(app)
+    target_page.register(app)
+    incident_pages.register(app)
+    outbox_page.register(app)
+    acknowledging.register(app)
     dashboard.register(app)
     return app

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
 from ipaddress import ip_address
+from urllib.parse import parse_qsl
 
 from flask import Flask, Request, Response, g, request
 
@@ -17,6 +18,8 @@ from api.services import services
 
 LARGEST_BODY = 1024 * 1024
 """Bytes."""
+LARGEST_FORM = 32 * 1024
+"""Bytes; a note of a thousand characters may take twelve thousand of them."""
 
 
 class Asks(Enum):
@@ -25,6 +28,7 @@ class Asks(Enum):
     NOTHING = "anyone may ask"
     SIGN_IN = "the token, where one is set"
     SAME_SITE = "the token, and a request that no other site has sent: it changes something"
+    LINK = "a signed link in place of the token, and a request that no other site has sent"
     CLOSED = "never answered: it changes something and cannot be told from a link"
 
 
@@ -34,7 +38,15 @@ _WRITE = {"POST": Asks.SAME_SITE}
 
 ROUTES: dict[str, dict[str, Asks]] = {
     "/": _READ,
-    "/static/<path:filename>": _READ,
+    "/targets/<id>": _READ | _WRITE,
+    "/outbox": _READ | _WRITE,
+    # What a signed link leads to is styled by these, and nothing in them is secret.
+    "/static/<path:filename>": _OPEN,
+    "/incidents": _READ,
+    "/incidents/<id>": _READ,
+    "/incidents/<id>/acknowledge": _WRITE,
+    # Its GET changes nothing: mail scanners follow links.
+    "/acknowledge": _OPEN | {"POST": Asks.LINK},
     # the original routes
     "/status": _READ | _WRITE,
     "/status/queue": _READ | _WRITE,
@@ -46,6 +58,11 @@ ROUTES: dict[str, dict[str, Asks]] = {
     "/api/v1/targets/<id>/failures": _READ,
     "/api/v1/targets/<id>/check": _WRITE,
     "/api/v1/check": _WRITE,
+    "/api/v1/maintenance": _READ | _WRITE,
+    "/api/v1/maintenance/<id>": _READ | {"PUT": Asks.SAME_SITE, "DELETE": Asks.SAME_SITE},
+    "/api/v1/incidents": _READ,
+    "/api/v1/incidents/<id>": _READ,
+    "/api/v1/incidents/<id>/acknowledge": _WRITE,
     "/api/v1/outbox": _READ,
     "/api/v1/outbox/<id>/retry": _WRITE,
     "/events": _READ,
@@ -81,15 +98,12 @@ ROUTES: dict[str, dict[str, Asks]] = {
 
 
 class StrictRequest(Request):
-    """A request whose JSON is strict."""
+    """A request whose JSON and forms are strict."""
 
     def get_json(self, *_: object, **__: object) -> object:
         """The body, which must be one JSON object; raises RefusalError (415, 400, 413) also where Flask is silent."""
-        _check_media_type(self)
-        try:
-            body = self.get_data()
-        except OSError:  # gunicorn's, for chunks that are none.
-            raise RefusalError(400, "the body could not be read; it is not framed as its headers say") from None
+        _check_media_type(self, "application/json")
+        body = self._read()
         _check_length(len(body))
         try:
             document = strict_json.parse(body)
@@ -99,6 +113,31 @@ class StrictRequest(Request):
             raise RefusalError(422, f"the body must be a JSON object (it is {shown(document)})")
         g.document = document
         return document
+
+    def get_form(self, *names: str) -> dict[str, str]:
+        """The fields of a form of these names, each once at the most, "" for those that were not sent.
+
+        Line ends are spaces, and there are none around a value. Raises RefusalError (415, 413, 422).
+        """
+        _check_media_type(self, "application/x-www-form-urlencoded")
+        if (self.content_length or 0) > LARGEST_FORM or len(body := self._read()) > LARGEST_FORM:
+            raise RefusalError(413, f"a form must be at most {LARGEST_FORM // 1024} KiB")
+        try:
+            sent = parse_qsl(body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=len(names))
+        except ValueError:  # also UnicodeDecodeError
+            raise RefusalError(422, f"the form must be UTF-8 and have at most {len(names)} fields") from None
+        fields = dict.fromkeys(names, "")
+        for name, value in sent:
+            if fields.get(name) != "":
+                raise RefusalError(422, f"{shown(name)} is given more than once, or not a field of this form")
+            fields[name] = " ".join(value.split())
+        return fields
+
+    def _read(self) -> bytes:
+        try:
+            return self.get_data()
+        except OSError:  # gunicorn's, for chunks that are none.
+            raise RefusalError(400, "the body could not be read; it is not framed as its headers say") from None
 
 
 def register(app: Flask) -> None:
@@ -115,11 +154,11 @@ def guard() -> None:
     asks = _asked()
     if settings.api_token is None:
         _check_host(settings.api_allowed_hosts)
-    elif asks is not Asks.NOTHING:
+    elif asks not in (Asks.NOTHING, Asks.LINK):
         _check_token(settings.api_token.get_secret_value())
     if asks is Asks.CLOSED:
         raise RefusalError(405, f"{request.method} is not possible here", headers={"Allow": _open_methods()})
-    if asks is Asks.SAME_SITE:
+    if asks in (Asks.SAME_SITE, Asks.LINK):
         _check_same_site()
     _check_length(request.content_length or 0)
     _check_query()
@@ -200,12 +239,12 @@ def _check_query() -> None:
             )
 
 
-def _check_media_type(of: StrictRequest) -> None:
+def _check_media_type(of: StrictRequest, wanted: str) -> None:
     encoding = of.headers.get("Content-Encoding", "identity")
     if encoding.lower() != "identity":
         raise RefusalError(415, f"Content-Encoding must not be used (it is {shown(encoding)})")
-    if of.mimetype != "application/json":
-        raise RefusalError(415, f"Content-Type must be application/json (it is {shown(of.mimetype or 'missing')})")
+    if of.mimetype != wanted:
+        raise RefusalError(415, f"Content-Type must be {wanted} (it is {shown(of.mimetype or 'missing')})")
     charset = of.mimetype_params.get("charset", "utf-8")
     if charset.lower() not in ("utf-8", "utf8"):
         raise RefusalError(415, f"charset must be utf-8 (it is {shown(charset)})")

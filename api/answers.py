@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api.seen import LastResult, Moment
 from shared.check import ErrorCode, Method
-from shared.monitor import Status
+from shared.monitor import AlertKind
+from shared.state import Status
 
 # --- answers of the original routes --------------------------------------------------------------------------------
 
@@ -180,6 +181,9 @@ class Effective(BaseModel):
     retries: int
     backoff_factor: float
     error_codes: list[int]
+    failure_threshold: int
+    success_threshold: int
+    second_opinion: bool
 
 
 class Uptime(BaseModel):
@@ -237,6 +241,12 @@ class CheckShown(BaseModel):
     http_version: Literal["1.0", "1.1", "2"] | None
     proxy: str | None
     degraded_ms: int | None
+    failure_threshold: int | None
+    success_threshold: int | None
+    second_opinion: bool | None
+    tags: list[str] | None
+    recipients: list[str] | None
+    parent: str | None
     assertions: list[dict[str, Any]] | None
     paused: bool
 
@@ -248,6 +258,9 @@ class TargetSeen(CheckShown):
     effective: Effective
     status: Status
     since: Moment
+    failures: int = Field(description="Checks in a row that failed, believed yet or not.")
+    is_flapping: bool
+    incident: str | None = Field(description="The id of the incident that is open.")
     created_at: Moment
     last_result: LastResult | None
 
@@ -278,12 +291,15 @@ class AlertOwed(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     id: str
-    kind: Literal["down", "up"]
-    target_id: str
+    kind: AlertKind
+    target_id: str = Field(description="Empty for what is told of the monitor itself.")
     title: str | None = None
     endpoint: str
     at: Moment
     began_at: Moment
+    detected_at: Moment | None = None
+    written_at: Moment | None = None
+    to: list[str] = Field(default_factory=list, description="Who is told beside the recipients of the settings.")
     expected: int | str = Field(description='The code, or codes and ranges: "200-299, 404".')
     got: int | None = None
     reason: str | None = None
@@ -292,9 +308,10 @@ class AlertOwed(BaseModel):
 
 
 class OutboxEntry(BaseModel):
-    """One mail that is owed; ``alert`` is null for a report that was asked for by hand."""
+    """One alert that is owed; ``alert`` is null for a report that was asked for by hand."""
 
     id: str
+    channel: Literal["mail", "notifications"]
     place: Literal["waiting", "sending", "dead"]
     tries: int
     error: str | None

@@ -8,12 +8,12 @@ from flask_openapi3.models.tag import Tag
 
 from api import answers, schemas, waiting
 from api.documents import answer, problems
-from api.errors import RefusalError
+from api.errors import RefusalError, contradiction
 from api.paging import cursor, position
 from api.seen import Failure, FailureList, LastGood, LastResult, PastResult, ResultInFull, ResultList
 from api.services import now_ms, services
 from api.targets import fields, find
-from shared.check import Check
+from shared.check import Check, ContradictionError
 
 blueprint = APIBlueprint(
     "checks", __name__, url_prefix="/api/v1", abp_tags=[Tag(name="v1", description="The REST API proper.")]
@@ -66,10 +66,10 @@ def check_now(path: schemas.TargetPath, query: schemas.CheckNowQuery) -> Respons
     the time is over. 409 while the target is paused.
     """
     if not query.wait:
-        _start(path.id)
+        start(path.id)
     else:
         with waiting.places():
-            asked_at = _start(path.id)
+            asked_at = start(path.id)
             if waiting.until_checked([path.id], asked_at, query.wait):
                 latest = find(path.id).latest
                 # Somebody may have deleted the target and created it again from a snapshot in between.
@@ -78,7 +78,7 @@ def check_now(path: schemas.TargetPath, query: schemas.CheckNowQuery) -> Respons
     return answer(answers.TargetSeen(**fields(find(path.id))), 202)
 
 
-def _start(target_id: str) -> int:
+def start(target_id: str) -> int:
     """Have the target checked; returns when that was asked (ms)."""
     if find(target_id).target.check.paused:
         raise RefusalError(409, "the target is paused")
@@ -88,13 +88,18 @@ def _start(target_id: str) -> int:
     return asked_at
 
 
-@blueprint.post("/check", responses={200: ResultInFull, **problems(400, 413, 415, 422, 429, 504)})
+@blueprint.post("/check", responses={200: ResultInFull, **problems(400, 409, 413, 415, 422, 429, 504)})
 def try_check(query: schemas.TrialQuery, body: Check) -> Response:
     """Check what may become a target, once and now, without storing it, and answer with all that was seen.
 
-    503 when no worker took it within `?wait=SECONDS` (30; 60 at the most), 504 when it was not over by then.
+    409 where it names a parent that is not there, 503 when no worker took it within `?wait=SECONDS` (30; 60 at the
+    most), 504 when it was not over by then.
     """
     at_hand = services()
+    try:
+        at_hand.store.targets.refuse_unknown_parent(body)
+    except ContradictionError as error:
+        raise contradiction(error) from None
     with waiting.places():
         _count("trial")
         trial_id = at_hand.store.trials.put(body)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from flask import Flask, Response, jsonify
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
@@ -49,6 +49,8 @@ class MonitorCollector(Collector):
         yield self._jobs(health)
         yield self._workers(health)
         yield self._outbox(health)
+        yield self._delays()
+        yield GaugeMetricFamily("monitor_overdue_targets", "Targets whose newest result is too old.", health.overdue)
         yield GaugeMetricFamily("monitor_checking", "1 while checks go on as they should.", float(health.is_checking))
         for name, text, age in (
             ("monitor_scheduler_tick_age_seconds", "Since the scheduler's last tick.", health.scheduler_age_ms),
@@ -77,8 +79,19 @@ class MonitorCollector(Collector):
         return family
 
     def _outbox(self, health: Health) -> Metric:
-        family = GaugeMetricFamily("monitor_outbox_alerts", "Alerts that people are owed, by state.", labels=["state"])
-        outbox = health.outbox
-        for state, count in (("waiting", outbox.waiting), ("sending", outbox.sending), ("dead", outbox.dead)):
-            family.add_metric([state], count)
+        family = GaugeMetricFamily(
+            "monitor_outbox_alerts", "Alerts that people are owed, by channel and state.", labels=["channel", "state"]
+        )
+        for channel, counts in (("mail", health.outbox), ("notifications", health.notifications)):
+            for state, count in (("waiting", counts.waiting), ("sending", counts.sending), ("dead", counts.dead)):
+                family.add_metric([channel, state], count)
         return family
+
+    def _delays(self) -> Metric:
+        buckets, sum_ms = self._services.store.outbox.delays()
+        return HistogramMetricFamily(
+            "monitor_alert_delay_seconds",
+            "From the end of the first check that saw a change to the server that took the alert.",
+            buckets=[(bound, count) for bound, count in buckets],
+            sum_value=sum_ms / 1000,
+        )

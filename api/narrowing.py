@@ -23,6 +23,7 @@ def _without_mask(character: str) -> str:
     return rf"(\*{{0,2}}{character})*\*{{0,2}}"
 
 
+WORDS_PATTERN = rf"^[^{_CONTROLS}]*[^{_CONTROLS}{_SPACES}][^{_CONTROLS}]*$"
 PLAIN_PATTERN = rf"^{_without_mask(f'[^*{_CONTROLS}]')}$"
 USERNAME_PATTERN = rf"^{_without_mask(f'[^:*{_CONTROLS}]')}$"
 
@@ -90,15 +91,56 @@ _CHECK: dict[str, dict[str, Any]] = {
         "patternProperties": {USUAL_HEADER_NAME_PATTERN: _HEADER_VALUE, NO_HEADER_NAME_PATTERN: {"not": {}}},
     },
     "user_agent": {"pattern": PLAIN_PATTERN},
+    "tags": {"items": {"type": "string", "minLength": 1, "maxLength": 50, "pattern": "^[A-Za-z0-9_-]+$"}},
+    "recipients": {
+        "items": {"type": "string", "maxLength": 254, "pattern": "^[a-z0-9]{1,30}@[a-z0-9]{1,30}[.]example$"}
+    },
+    # Which targets there are is nothing that a schema could tell.
+    "parent": {"enum": [None]},
     "ca_certificate": {"pattern": CA_PATTERN},
     "client_certificate": {"pattern": CLIENT_PATTERN},
     "proxy": {"pattern": PROXY_PATTERN},
 }
+# --- maintenance ---
+
+_MOMENT_PATTERN = (
+    r"^20[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
+    r"(Z|[+-](0[0-9]|1[01]):[0-5][0-9])$"
+)
+_WEEKDAY = "(MO|TU|WE|TH|FR|SA|SU)"
+_OFTEN = "(;INTERVAL=[1-9])?(;COUNT=[1-9][0-9]{0,2})?"
+_ON_DAYS = rf"FREQ=WEEKLY{_OFTEN};BYDAY={_WEEKDAY}(,{_WEEKDAY}){{0,6}}"
+RULE_PATTERN = rf"^(FREQ=(HOURLY|DAILY|WEEKLY|MONTHLY|YEARLY){_OFTEN}|{_ON_DAYS})$"
+ZONE_PATTERN = (
+    r"^(UTC|Europe/(Berlin|London|Paris)|America/(New_York|Los_Angeles)|Asia/(Kolkata|Tokyo)|Australia/Sydney)$"
+)
+_TAG_PATTERN = r"^[a-z0-9]([a-z0-9 _.-]{0,20}[a-z0-9])?$"
+_PLAN: dict[str, dict[str, Any]] = {
+    "title": {"pattern": TITLE_PATTERN},
+    "tags": {"items": {"type": "string", "pattern": _TAG_PATTERN}},
+    "start": {"pattern": _MOMENT_PATTERN},
+    "end": {"pattern": _MOMENT_PATTERN},
+    "rrule": {"pattern": RULE_PATTERN, "example": "FREQ=WEEKLY;BYDAY=SU"},
+    "timezone": {"pattern": ZONE_PATTERN, "example": "Europe/Berlin"},
+}
+_NOTHING = {"enum": [None], "nullable": True}
+_ONCE_OR_AGAIN = [
+    {
+        "required": ["end"],
+        "properties": {"end": {"type": "string"}, "rrule": _NOTHING, "duration": _NOTHING, "timezone": _NOTHING},
+    },
+    {
+        "required": ["rrule", "duration"],
+        "properties": {"rrule": {"type": "string"}, "duration": {"type": "integer"}, "end": _NOTHING},
+    },
+]
 _FIELDS: dict[str, dict[str, dict[str, Any]]] = {
     "Check": _CHECK,
     "PatchTarget": _CHECK,
     "BasicAuth": {"username": {"pattern": USERNAME_PATTERN}, "password": {"pattern": PLAIN_PATTERN}},
     "BearerAuth": {"token": {"pattern": PLAIN_PATTERN}},
+    "PostAcknowledgement": {name: {"pattern": WORDS_PATTERN} for name in ("by", "note")},
+    "MaintenancePlan": _PLAN,
 }
 _EITHER = [
     {"required": [one], "properties": {one: {"type": "integer"}, other: {"enum": [None], "nullable": True}}}
@@ -127,6 +169,7 @@ def narrow(components: dict[str, Any]) -> None:
     for name in ("min", "max"):
         components["BodySize"]["properties"][name]["nullable"] = True
     components["BodySize"]["anyOf"] = _EITHER
+    components["MaintenancePlan"]["anyOf"] = _ONCE_OR_AGAIN
     components["PostQueue"]["minProperties"] = 1
     # Too many targets are 413 and not 422, which readers of a schema expect for what breaks it.
     components["PostStatus"]["properties"]["targets"].pop("maxItems")

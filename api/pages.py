@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, cast
 
 from flask import Flask, Response, render_template, request, url_for
 from pydantic import ValidationError
@@ -17,8 +17,10 @@ from api.seen import moment
 from api.services import now_ms, services
 from shared.endpoint import redact
 from shared.health import Health
-from shared.monitor import PHASES, Reason, Status
+from shared.maintenance import Maintenance, active_at, covers
+from shared.monitor import PHASES, Alert, Reason
 from shared.queues import CHECKS
+from shared.state import Status
 from shared.store import Watched
 
 _PAGE_SIZE = 100
@@ -40,6 +42,7 @@ _REASONS = {
     Reason.ASSERTION: "assertion failed",
     Reason.INTERNAL: "could not be checked",
 }
+_SHOWN_OVERDUE = 3
 _WORTH_A_SENTENCE = (Status.DOWN, Status.DEGRADED, Status.UNKNOWN)
 
 
@@ -53,22 +56,24 @@ def show() -> Response:
         query = schemas.PageQuery.model_validate(request.args.to_dict())
     except ValidationError as error:
         return refuse_invalid(error)
+    store, now = services().store, now_ms()
     try:
         health = services().health()
-        page = find_page(services().store.targets, status=query.status, after=query.cursor, limit=_PAGE_SIZE)
+        page = find_page(store.targets, status=query.status, after=query.cursor, limit=_PAGE_SIZE)
+        windows = active_windows(now)
+        open_incidents = store.incidents.page(open=True, limit=1).total or 0
+        warnings = list(attention(health, now))
     except RedisError:
-        away = _page("away.html", 503, now=_clock(now_ms()))
-        away.headers["Retry-After"] = RETRY_AFTER_SECONDS
-        return away
-    now = now_ms()
-    return _page(
+        return away()
+    return render(
         "targets.html",
         200,
-        now=_clock(now),
+        now=clock(now),
         health=health,
-        vitals=vitals(health),
+        warnings=warnings,
+        vitals=vitals(health, open_incidents),
         filters=filters(health, query.status),
-        rows=[row(watched, now) for watched in page.targets],
+        rows=[row(watched, windows, now) for watched in page.targets],
         chosen=query.status,
         total=page.total,
         is_first_page=query.cursor is None,
@@ -78,10 +83,19 @@ def show() -> Response:
     )
 
 
-def _page(template: str, status: int, **values: Any) -> Response:
+def render(template: str, status: int, *, has_form: bool = False, **values: Any) -> Response:
+    """The template as a page; only one that ``has_form`` may send it, and to this site alone."""
+    policy = _POLICY.replace("form-action 'none'", "form-action 'self'") if has_form else _POLICY
     return Response(
-        render_template(template, **values), status, mimetype="text/html", headers={"Content-Security-Policy": _POLICY}
+        render_template(template, **values), status, mimetype="text/html", headers={"Content-Security-Policy": policy}
     )
+
+
+def away() -> Response:
+    """503 as a page: Redis does not answer."""
+    page = render("away.html", 503, now=clock(now_ms()))
+    page.headers["Retry-After"] = RETRY_AFTER_SECONDS
+    return page
 
 
 # --- the header ----------------------------------------------------------------------------------------------------
@@ -94,19 +108,51 @@ class Vital:
     name: str
     value: str
     is_bad: bool = False
+    url: str = ""
 
 
-def vitals(health: Health) -> list[Vital]:
+def vitals(health: Health, open_incidents: int) -> list[Vital]:
     checks = health.queues[CHECKS]
     waiting = sum(seen.waiting for seen in health.queues.values())
     idle = [name for name, seen in health.queues.items() if not seen.workers]
     return [
+        Vital("open incidents", str(open_incidents), bool(open_incidents), url_for("incidents_page")),
         Vital("workers alive", str(sum(len(seen.workers) for seen in health.queues.values())), bool(idle)),
         Vital("checking now", f"{checks.running} of {len(checks.workers)}"),
         Vital("jobs waiting", str(waiting)),
         Vital("scheduler's last tick", ago(health.scheduler_age_ms), "scheduler" in " ".join(health.missing)),
         Vital("newest result", ago(health.newest_result_age_ms), "newest result" in " ".join(health.missing)),
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something that people should know, and where they can do something about it."""
+
+    text: str
+    links: tuple[tuple[str, str], ...] = ()
+    """Each what it says, and where it leads."""
+    kind: Literal["bad", "warning", "plain"] = "warning"
+
+
+def attention(health: Health, now: int) -> Iterator[Notice]:
+    """What is wrong though the page is there; at most three further questions to Redis. Raises redis.RedisError."""
+    for trouble in troubles():
+        if trouble.title not in health.missing and trouble.sentence not in health.missing:
+            yield Notice(f"{trouble.title} since {ago(now - trouble.began_at)}: {trouble.sentence}", kind="bad")
+    for warning in health.warnings:
+        links: tuple[tuple[str, str], ...] = ()
+        if "given up" in warning:
+            links = (("look, or send them again", url_for("outbox_page")),)
+        elif "overdue" in warning:
+            late = services().store.targets.overdue(now=now, limit=_SHOWN_OVERDUE)
+            links = tuple((each.target.name, url_for("target_page", id=each.target.id)) for each, _ in late)
+        yield Notice(warning, links)
+
+
+def troubles() -> list[Alert]:
+    """What people were told of the monitor itself and is not over, the longest first."""
+    return sorted(services().store.troubles.all().values(), key=lambda trouble: trouble.began_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +203,12 @@ class Row:
     checked_at: str
     since: str
     since_at: str
+    chips: list[str]
+    """What the status alone does not say, in a word or two each."""
 
 
-def row(watched: Watched, now: int) -> Row:
+def row(watched: Watched, windows: Sequence[Maintenance], now: int) -> Row:
+    """``windows`` are those that are active."""
     latest = watched.latest or {}
     measured: Mapping[str, float] = latest.get("phases", {})
     bottleneck = latest.get("bottleneck")
@@ -168,26 +217,52 @@ def row(watched: Watched, now: int) -> Row:
         title=watched.target.check.title,
         endpoint=redact(watched.target.check.endpoint),
         status=watched.state.status,
-        response=_response(latest),
+        response=response_words(latest),
         sentence=latest.get("sentence", "") if watched.state.status in _WORTH_A_SENTENCE else "",
         latency=milliseconds(latest["elapsed_ms"]) if latest.get("elapsed_ms") else "",
         bottleneck=f"{bottleneck} {milliseconds(measured[bottleneck])}" if bottleneck else "",
         unusual=latest.get("unusual", ""),
         phases=phases(measured),
         checked=f"{ago(now - latest['finished_at'])} ago" if latest else "",
-        checked_at=_clock(latest["finished_at"]) if latest else "",
+        checked_at=clock(latest["finished_at"]) if latest else "",
         since=ago(now - watched.state.since),
-        since_at=_clock(watched.state.since),
+        since_at=clock(watched.state.since),
+        chips=chips(watched, windows),
     )
 
 
-def _response(latest: Mapping[str, Any]) -> str:
+def active_windows(now: int) -> list[Maintenance]:
+    """The maintenance that goes on, of whatever targets. Raises redis.RedisError."""
+    return [window for window in services().store.maintenance.all() if active_at(window, now)]
+
+
+def window_of(watched: Watched, windows: Sequence[Maintenance]) -> Maintenance | None:
+    """The first of these windows that is for the target."""
+    check = watched.target.check
+    return next((window for window in windows if covers(window, watched.target.id, check.tags)), None)
+
+
+def chips(watched: Watched, windows: Sequence[Maintenance]) -> list[str]:
+    known = {
+        "flapping": watched.state.is_flapping,
+        "in doubt": watched.state.is_in_doubt and watched.state.status is not Status.PAUSED,
+        "maintenance": window_of(watched, windows) is not None,
+    }
+    return [word for word, is_so in known.items() if is_so]
+
+
+def response_words(latest: Mapping[str, Any]) -> str:
     """The status code, or in two words why there is none."""
     if not latest:
         return "not checked yet"
     if latest.get("status_code") is not None and latest.get("reason") in (None, Reason.STATUS):
         return str(latest["status_code"])
-    return _REASONS.get(latest.get("reason", Reason.INTERNAL), "no answer")
+    return reason_words(latest.get("reason", Reason.INTERNAL))
+
+
+def reason_words(reason: str) -> str:
+    """A reason in two or three words."""
+    return _REASONS.get(cast(Reason, reason), "no answer")
 
 
 def phases(measured: Mapping[str, float]) -> list[Phase]:
@@ -222,5 +297,5 @@ def ago(age_ms: int | None) -> str:
     return f"{seconds // 86_400} d"
 
 
-def _clock(ms: int) -> str:
+def clock(ms: int) -> str:
     return moment(ms)[:19].replace("T", " ") + " UTC"

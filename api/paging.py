@@ -1,12 +1,12 @@
-"""Pages of targets, and the opaque cursors that lead from one to the next."""
+"""Pages of targets and incidents, and the opaque cursors that lead from one to the next."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shared.monitor import Status
-from shared.store import Targets, Watched
+from shared.state import Status
+from shared.store import Place, Targets, Watched
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 _EVERY = 1_000_000
@@ -34,6 +34,17 @@ def cursor(position: int) -> str:
 def position(text: str | None) -> int | None:
     """The inverse of :func:`cursor`."""
     return int(text[1:], 36) if text is not None else None
+
+
+def incident_cursor(place: Place | None) -> str | None:
+    """The place of an incident as clients see it: the cursor of its beginning, a dot and its id."""
+    return f"{cursor(place[0])}.{place[1]}" if place else None
+
+
+def incident_place(text: str | None) -> Place | None:
+    """The inverse of :func:`incident_cursor`."""
+    began, _, incident_id = (text or "").partition(".")
+    return (int(began[1:], 36), incident_id) if began else None
 
 
 def find_page(

@@ -9,17 +9,30 @@ import re
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    WithJsonSchema,
+)
 
 from api.errors import MOST_TARGETS
 from shared.check import Check, Endpoint
-from shared.monitor import Status
+from shared.endpoint import is_plain_text
+from shared.state import Status
 
 LARGEST_PAGE = 1000
 LONGEST_WAIT_SECONDS = 30
 LONGEST_TRIAL_SECONDS = 60
 MOST_WORKERS = 64
 LONGEST_QUEUE = 1000
+LONGEST_NAME = 100
+LONGEST_NOTE = 1000
 
 # --- parameters ----------------------------------------------------------------------------------------------------
 
@@ -121,6 +134,50 @@ class ResultsQuery(Parameters):
     cursor: Cursor | None = None
 
 
+def _truth(text: Any) -> Any:
+    """Only the two words of JSON: pydantic alone would take ``yes``, ``1`` and ``on``."""
+    if text not in ("true", "false"):
+        raise ValueError("must be true or false")
+    return text == "true"
+
+
+Truth = Annotated[bool, BeforeValidator(_truth)]
+Moment = Annotated[int, BeforeValidator(_moment), WithJsonSchema({"type": "string", "format": "date-time"})]
+TargetId = Annotated[str, Field(min_length=1, max_length=100)]
+IncidentCursor = Annotated[
+    str,
+    Field(
+        pattern=r"^c[0-9a-z]{1,11}\.[0-9A-Za-z_-]{1,100}$",
+        description="Where the next page begins: `next_cursor` of the page before.",
+    ),
+]
+
+
+class IncidentsQuery(Parameters):
+    """Which incidents, and how many of them at once."""
+
+    open: Truth | None = Field(default=None, description="Whether they last still.")
+    target: TargetId | None = Field(default=None, description="The id of a target, which may be deleted since.")
+    since: Moment | None = Field(default=None, description="Only incidents that began then or later.")
+    until: Moment | None = Field(default=None, description="Only incidents that began before then.")
+    limit: Limit = 100
+    cursor: IncidentCursor | None = None
+
+
+class IncidentsPageQuery(Parameters):
+    """Which incidents the page shows."""
+
+    open: Truth | None = None
+    target: TargetId | None = None
+    cursor: IncidentCursor | None = None
+
+
+class IncidentPath(BaseModel):
+    """The id of an incident."""
+
+    id: str
+
+
 class TargetPath(BaseModel):
     """The id of a target."""
 
@@ -134,6 +191,27 @@ class EntryPath(BaseModel):
 
 
 # --- bodies --------------------------------------------------------------------------------------------------------
+
+
+def _check_words(text: str) -> str:
+    if not is_plain_text(text):
+        raise ValueError("must not hold control, separator or bidirectional characters")
+    if not text.strip():
+        raise ValueError("must not be blank")
+    return text
+
+
+Name = Annotated[StrictStr, Field(min_length=1, max_length=LONGEST_NAME), AfterValidator(_check_words)]
+Note = Annotated[StrictStr, Field(min_length=1, max_length=LONGEST_NOTE), AfterValidator(_check_words)]
+
+
+class PostAcknowledgement(BaseModel):
+    """The body of ``POST /api/v1/incidents/{id}/acknowledge``: who has seen it, and what they say to it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    by: Name
+    note: Note | None = None
 
 
 class PostStatus(BaseModel):

@@ -44,6 +44,7 @@ class Result(BaseModel):
     """What one check saw. ``phases`` are milliseconds, and ``bottleneck`` names the one that took most."""
 
     scheduled_at: Moment | None
+    enqueued_at: Moment | None
     started_at: Moment
     finished_at: Moment
     verdict: Verdict
@@ -69,6 +70,7 @@ class PastResult(Result):
 class LastResult(Result):
     """The newest result of a target, with every attempt."""
 
+    by: str | None = Field(description="The worker that made it.")
     unusual: str | None = Field(description="Where the time went, when it took much longer than is usual.")
     address: str | None
     attempts: list[AttemptSeen]
@@ -91,8 +93,11 @@ def _last_result(document: Document) -> dict[str, Any]:
     return {**dict.fromkeys(LastResult.model_fields), **_with_moments(document), "attempts": attempts}
 
 
+_TIMES = ("scheduled_at", "enqueued_at", "started_at", "finished_at")
+
+
 def _with_moments(document: Document) -> dict[str, Any]:
-    times = {name: moment_or_none(document.get(name)) for name in ("scheduled_at", "started_at", "finished_at")}
+    times = {name: moment_or_none(document.get(name)) for name in _TIMES}
     return {**document, **times}
 
 

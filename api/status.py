@@ -17,8 +17,8 @@ from api.paging import find_page
 from api.services import now_ms, services
 from shared.check import Check, ContradictionError
 from shared.endpoint import redact
-from shared.monitor import Status
 from shared.queues import CHECKS
+from shared.state import Status
 from shared.store import Watched, Written
 
 blueprint = APIBlueprint("status", __name__, abp_tags=[Tag(name="original", description="The routes of old.")])

@@ -13,12 +13,12 @@ from api import answers, schemas
 from api.documents import answer, problems
 from api.errors import RefusalError, contradiction, not_found, shown
 from api.paging import find_page
-from api.seen import LastResult, moment
+from api.seen import LastResult, moment, moment_or_none
 from api.services import now_ms, services
 from shared.check import Check, ContradictionError
 from shared.check import shown as without_secrets
-from shared.monitor import State, Status
-from shared.store import TargetTakenError, Watched
+from shared.state import State, Status
+from shared.store import Outbox, TargetTakenError, Watched
 
 blueprint = APIBlueprint(
     "targets", __name__, url_prefix="/api/v1", abp_tags=[Tag(name="v1", description="The REST API proper.")]
@@ -60,7 +60,11 @@ def create_target(query: schemas.NoParameters, body: Check) -> Response:  # noqa
     """Watch one more endpoint; its first check starts at once. 409 where the title and endpoint are watched already."""
     at_hand, now = services(), now_ms()
     # `restore` writes only what does not exist, in one step, where `put` would update it.
-    written = at_hand.store.targets.restore([_Draft(body, State(status=Status.PENDING, since=now))], now=now)
+    draft = _Draft(body, State(status=Status.PENDING, since=now))
+    try:
+        written = at_hand.store.targets.restore([draft], now=now, is_lenient=False)
+    except ContradictionError as error:
+        raise contradiction(error) from None
     if not written:
         raise _taken()
     target_id = written[0].target.id
@@ -124,6 +128,7 @@ def _taken() -> RefusalError:
 def fields(watched: Watched) -> dict[str, Any]:
     """The fields of :class:`answers.TargetSeen`."""
     check, settings = watched.target.check, services().settings
+    policy = settings.policy(check)
     return {
         **without_secrets(check),
         "id": watched.target.id,
@@ -134,9 +139,15 @@ def fields(watched: Watched) -> dict[str, Any]:
             "retries": settings.retries(check),
             "backoff_factor": settings.backoff_factor(check),
             "error_codes": settings.error_codes(check),
+            "failure_threshold": policy.failure_threshold,
+            "success_threshold": policy.success_threshold,
+            "second_opinion": policy.second_opinion,
         },
         "status": watched.state.status,
         "since": moment(watched.state.since),
+        "failures": watched.state.failures,
+        "is_flapping": watched.state.is_flapping,
+        "incident": watched.state.incident,
         "created_at": moment(watched.target.created_at),
         "last_result": LastResult.of(watched.latest) if watched.latest else None,
     }
@@ -163,28 +174,35 @@ def _share(sums: list[tuple[int, int, int, int, int]], after: int) -> float | No
 
 @blueprint.get("/outbox", responses={200: answers.OutboxList, **problems(422)})
 def list_outbox(query: schemas.NoParameters) -> Response:  # noqa: ARG001 - refuses parameters
-    """The mails that people are owed: those that wait, are being sent, or were given up."""
-    outbox = services().store.outbox
-    counts = outbox.counts()
-    entries = [answers.OutboxEntry(**{**entry, "alert": _alert(entry["alert"])}) for entry in outbox.entries()]
-    return answer(answers.OutboxList(entries=entries, waiting=counts.waiting, sending=counts.sending, dead=counts.dead))
+    """What people are owed, by mail and by notification: what waits, is being sent, or was given up."""
+    boxes = _boxes()
+    counts = [box.counts() for box in boxes.values()]
+    entries = [
+        answers.OutboxEntry(**{**entry, "alert": _alert(entry["alert"]), "channel": channel})
+        for channel, box in boxes.items()
+        for entry in box.entries()
+    ]
+    sums = {name: sum(getattr(each, name) for each in counts) for name in ("waiting", "sending", "dead")}
+    return answer(answers.OutboxList(entries=entries, **sums))
+
+
+def _boxes() -> dict[str, Outbox]:
+    store = services().store
+    return {"mail": store.outbox, "notifications": store.notifications}
 
 
 def _alert(alert: dict[str, Any] | None) -> dict[str, Any] | None:
     if alert is None:
         return None
     expected = str(alert["expected"])
-    return {
-        **alert,
-        "at": moment(alert["at"]),
-        "began_at": moment(alert["began_at"]),
-        "expected": int(expected) if expected.isdecimal() else expected,
-    }
+    times = {name: moment_or_none(alert.get(name)) for name in ("at", "began_at", "detected_at", "written_at")}
+    return {**alert, **times, "expected": int(expected) if expected.isdecimal() else expected}
 
 
 @blueprint.post("/outbox/<id>/retry", responses={200: answers.Revived, **problems(404, 422)})
 def retry_entry(path: schemas.EntryPath, query: schemas.NoParameters) -> Response:  # noqa: ARG001 - refuses parameters
-    """Send a mail that was given up again."""
-    if not services().store.outbox.revive(path.id, now=now_ms()):
-        raise not_found(f"no mail {shown(path.id)} was given up")
+    """Send what was given up again, on every channel that gave it up."""
+    revived = [box.revive(path.id, now=now_ms()) for box in _boxes().values()]
+    if not any(revived):
+        raise not_found(f"no alert {shown(path.id)} was given up")
     return answer(answers.Revived(id=path.id, place="waiting"))

@@ -20,12 +20,13 @@ from shared.monitor import AnswerSeen, Attempt, CertificateSeen, CheckResult, Re
 from shared.queues import CHECK_TRIAL
 from shared.settings import Settings
 from shared.store import Defaults, Store
+from tests.fakes import settings_for
 
 GOOGLE = {"title": "Hit the Google!", "endpoint": "https://www.google.com/", "expected_http_code": 200}
 # Well-formed, and nothing more.
 CERTIFICATE = "-----BEGIN CERTIFICATE-----\naHVudGVyMg==\n-----END CERTIFICATE-----\n"
 KEY = "-----BEGIN PRIVATE KEY-----\naHVudGVyMjIy\n-----END PRIVATE KEY-----\n"
-DEFAULTS = Defaults(lambda check: check.expectation(200), lambda check: 300, group_wait_seconds=0)
+DEFAULTS = Defaults.of(settings_for("redis://unused", alert_group_wait=0))
 PHASES = {"dns": 10.0, "connect": 20.0, "tls": 30.0, "wait": 80.0, "transfer": 10.0}
 
 

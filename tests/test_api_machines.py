@@ -18,6 +18,8 @@ from redis import Redis
 from shared.monitor import Reason, Verdict
 from shared.store import Store
 from tests.api_client import GOOGLE, app_on, client_on, record
+from tests.fakes import put, settings_for
+from tests.fakes import record as record_now
 
 REQUESTS = [
     ("GET", "/status"),
@@ -111,10 +113,49 @@ def test_metrics_tell_the_vitals(client: FlaskClient, redis: Redis) -> None:
     assert found["monitor_targets", "pending"] == 2
     assert found["monitor_queue_jobs", "checks", "waiting"] == 1
     assert (found["monitor_workers", "checks"], found["monitor_workers", "housekeeping"]) == (1, 0)
-    assert found["monitor_outbox_alerts", "waiting"] == 1
+    assert found["monitor_outbox_alerts", "mail", "waiting"] == 1
+    assert found["monitor_outbox_alerts", "notifications", "waiting"] == 0
     assert found["monitor_checking",] == 0
     assert 0 <= found["monitor_scheduler_tick_age_seconds",] < 30
     assert 0 <= found["monitor_newest_result_age_seconds",] < 30
+
+
+def samples(client: FlaskClient) -> dict[tuple[str, ...], float]:
+    """What /metrics says, as a scraper reads it: the name and the values of its labels."""
+    families = text_string_to_metric_families(client.get("/metrics").text)
+    return {(each.name, *each.labels.values()): each.value for family in families for each in family.samples}
+
+
+def test_metrics_tell_how_long_alerts_take_as_a_histogram_that_adds_up(client: FlaskClient, redis: Redis) -> None:
+    store, settings, name = (
+        Store(redis),
+        settings_for("redis://unused", alert_group_wait=0),
+        "monitor_alert_delay_seconds",
+    )
+    empty = samples(client)
+    assert (empty[f"{name}_count",], empty[f"{name}_sum",], empty[f"{name}_bucket", "+Inf"]) == (0, 0, 0)
+    delays_ms = (500, 1_500, 4_000, 700_000, 100_000_000)
+    for number, delay_ms in enumerate(delays_ms):
+        at = 10**12 + number * 10**9
+        record_now(store, settings, put(store, f"http://{number}.example/"), Verdict.DOWN, at - 10)
+        mail = store.outbox.claim("mail", now=at + delay_ms)
+        assert mail is not None
+        store.outbox.sent(mail, now=at + delay_ms, recipients=["x"], refused={})
+    found = samples(client)
+    buckets = [(float(key[1]), value) for key, value in found.items() if key[0] == f"{name}_bucket"]
+    assert buckets == sorted(buckets)
+    for bound, count in buckets:
+        assert count == sum(delay_ms <= bound * 1000 for delay_ms in delays_ms), bound
+    assert found[f"{name}_count",] == found[f"{name}_bucket", "+Inf"] == len(delays_ms)
+    assert found[f"{name}_sum",] == sum(delays_ms) / 1000
+
+
+def test_metrics_tell_how_many_targets_are_overdue(client: FlaskClient, redis: Redis) -> None:
+    store = Store(redis)
+    put(store, "http://a.example/", "http://b.example/")  # a long time ago
+    put(store, "http://c.example/", paused=True)
+    put(store, "http://d.example/", now=int(time.time() * 1000))
+    assert samples(client)["monitor_overdue_targets",] == 2
 
 
 # --- Redis ---

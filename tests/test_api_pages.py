@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,11 @@ from redis.connection import UnixDomainSocketConnection
 
 from api import create_app
 from api.pages import ago, milliseconds, phases
-from shared.monitor import Reason, Verdict
+from shared.monitor import Alert, Reason, Verdict
 from shared.settings import Settings
-from shared.store import Store
-from tests.api_client import client_on, record
+from shared.store import Defaults, Store
+from tests.api_client import client_on, record, result_of
+from tests.fakes import settings_for
 from tests.test_api_machines import alive
 
 
@@ -174,18 +177,24 @@ def test_without_redis_the_page_says_so(tmp_path: Path) -> None:
     assert "Redis does not answer" in text_of(answer.text)
 
 
-def test_a_page_of_many_asks_redis_no_more_often_than_a_page_of_few(
-    client: FlaskClient, redis: Redis, valkey_url: str
-) -> None:
-    sends = []
+@contextmanager
+def counting_client(url: str) -> Iterator[tuple[FlaskClient, list[Any]]]:
+    """A client of an app, and what that app sends to Redis."""
+    sends: list[Any] = []
 
     class Counting(UnixDomainSocketConnection):
         def send_packed_command(self, command: Any, check_health: bool = True) -> None:
             sends.append(command)
             super().send_packed_command(command, check_health)  # type: ignore[no-untyped-call]
 
-    with Redis.from_url(valkey_url, connection_class=Counting) as counted:
-        page = create_app(Settings(_env_file=None, redis_url=valkey_url), counted).test_client()
+    with Redis.from_url(url, connection_class=Counting) as counted:
+        yield create_app(Settings(_env_file=None, redis_url=url), counted).test_client(), sends
+
+
+def test_a_page_of_many_asks_redis_no_more_often_than_a_page_of_few(
+    client: FlaskClient, redis: Redis, valkey_url: str
+) -> None:
+    with counting_client(valkey_url) as (page, sends):
         create(client)
         page.get("/")
         sends.clear()
@@ -194,7 +203,64 @@ def test_a_page_of_many_asks_redis_no_more_often_than_a_page_of_few(
         client.post("/status", json={"targets": [{"endpoint": f"https://example.org/{n}"} for n in range(99)]})
         sends.clear()
         page.get("/")
-    assert len(sends) == few <= 20
+    assert len(sends) == few <= 30
+
+
+def test_a_target_leads_to_its_page_and_says_what_its_status_does_not(client: FlaskClient, redis: Redis) -> None:
+    doubted, calm = create(client, title="Doubted"), create(client, title="Calm")
+    for target in (doubted, calm):
+        record(redis, target, at=now() - 60_000)
+    watched = Store(redis).targets.get(doubted)
+    assert watched is not None
+    opinions = Defaults.of(settings_for("redis://unused", second_opinion=True))
+    failed = result_of(watched.target, Verdict.DOWN, status_code=None, reason=Reason.RESET)
+    Store(redis).recording.record([(watched, failed)], opinions)
+    window = {"title": "Upgrade", "targets": [doubted], "start": "2020-01-01T00:00:00Z"}
+    client.post("/api/v1/maintenance", json={**window, "rrule": "FREQ=DAILY", "duration": 86_400})
+    page = client.get("/").text
+    assert "Doubted https://example.org/ up in doubt maintenance connection reset" in text_of(page)
+    assert "Calm https://example.org/ up 200" in text_of(page)
+    assert f'<a href="/targets/{calm}"><strong>Calm</strong></a>' in page
+
+
+def test_open_incidents_are_counted_and_lead_to_theirs(client: FlaskClient, redis: Redis) -> None:
+    assert '<dd><a href="/incidents">0</a></dd>' in client.get("/").text
+    record(redis, create(client), Verdict.DOWN, status_code=500, reason=Reason.STATUS)
+    assert '<dd><a href="/incidents">1</a></dd>' in client.get("/").text
+
+
+def test_alerts_that_were_given_up_lead_to_the_outbox(client: FlaskClient, redis: Redis) -> None:
+    assert "/outbox" not in client.get("/").text
+    record(redis, create(client), Verdict.DOWN, status_code=500, reason=Reason.STATUS)
+    outbox = Store(redis).outbox
+    mail = outbox.claim("m1", now=now() + 1_000_000)
+    assert mail is not None
+    outbox.refused(mail, now=now(), error="550")
+    page = client.get("/").text
+    assert "could not be mailed and were given up · look, or send them again" in text_of(page)
+    assert 'href="/outbox"' in page
+
+
+def test_targets_that_are_overdue_are_named(client: FlaskClient, redis: Redis) -> None:
+    late = create(client, title="Late")
+    create(client, title="In time")
+    redis.zadd("monitor:due", {late: now() - 5_000})
+    page = client.get("/").text
+    assert "1 target is overdue · Late" in text_of(page)
+    assert f'overdue · <a href="/targets/{late}">Late</a>' in page
+
+
+def test_the_trouble_that_people_were_told_of_is_told_once(client: FlaskClient, redis: Redis) -> None:
+    def trouble(name: str, title: str, sentence: str) -> None:
+        told = Alert(name, "trouble", "", title, "", now(), now() - 240_000, "", None, sentence=sentence)
+        Store(redis).troubles.begin(name, told, boxes=(), now=now())
+
+    trouble("scheduler", "no scheduler is running", "nothing is checked until one is started")
+    trouble("queue", "the workers do not keep up", "12 batches <b>wait</b>")
+    page = client.get("/").text
+    assert text_of(page).count("no scheduler is running") == 1
+    assert "the workers do not keep up since 4 min: 12 batches <b>wait</b>" in text_of(page)
+    assert "<b>wait" not in page
 
 
 def test_ages_are_short() -> None:

@@ -22,6 +22,7 @@ from api.documents import downgrade
 from api.narrowing import ENDPOINT_PATTERN, TITLE_PATTERN
 from shared.check import Check
 from shared.endpoint import check_endpoint, is_plain_text
+from shared.maintenance import MaintenancePlan
 from tests.api_client import app_on, checked_by, client_on, served
 
 TOKEN = "correct-horse"
@@ -50,7 +51,7 @@ def test_schemathesis_finds_nothing(
             check=False,
         )
     assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
-    assert "17 selected / 17 total" in run.stdout
+    assert "25 selected / 25 total" in run.stdout
 
 
 @pytest.fixture
@@ -76,6 +77,14 @@ def test_every_route_of_the_contract_is_declared(document: Any) -> None:
         ("GET", "/api/v1/targets/{id}/failures"),
         ("POST", "/api/v1/targets/{id}/check"),
         ("POST", "/api/v1/check"),
+        ("GET", "/api/v1/maintenance"),
+        ("POST", "/api/v1/maintenance"),
+        ("GET", "/api/v1/maintenance/{id}"),
+        ("PUT", "/api/v1/maintenance/{id}"),
+        ("DELETE", "/api/v1/maintenance/{id}"),
+        ("GET", "/api/v1/incidents"),
+        ("GET", "/api/v1/incidents/{id}"),
+        ("POST", "/api/v1/incidents/{id}/acknowledge"),
         ("GET", "/api/v1/outbox"),
         ("POST", "/api/v1/outbox/{id}/retry"),
     }
@@ -159,6 +168,20 @@ FIELDS_OF_PATTERNS: list[tuple[str, Callable[[str], dict[str, Any]]]] = [
         lambda text: {"assertions": [{"type": "json", "path": text, "operator": "exists"}]},
     ),
 ]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "field"), [(narrowing.RULE_PATTERN, "rrule"), (narrowing.ZONE_PATTERN, "timezone")]
+)
+@settings(max_examples=100, derandomize=True, deadline=None, database=None)
+@given(data=st.data())
+def test_what_a_pattern_of_the_document_allows_of_a_maintenance_is_allowed(
+    pattern: str, field: str, data: st.DataObject
+) -> None:
+    text = data.draw(st.from_regex(pattern, fullmatch=True))
+    MaintenancePlan(
+        **{"title": "x", "start": "2024-02-28T23:30:00-05:00", "rrule": "FREQ=DAILY", "duration": 60, field: text}
+    )
 
 
 @pytest.mark.parametrize(("pattern", "fields"), FIELDS_OF_PATTERNS)

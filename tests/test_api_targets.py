@@ -55,6 +55,9 @@ def test_a_target_is_created_and_found_where_location_says(client: FlaskClient, 
         "retries": 3,
         "backoff_factor": 0.3,
         "error_codes": [502],
+        "failure_threshold": 1,
+        "success_threshold": 1,
+        "second_opinion": True,
     }
     assert found["last_result"] is None
     assert len(job_ids(redis)) == 1
@@ -88,6 +91,8 @@ def test_the_last_result_is_told_in_full(client: FlaskClient, redis: Redis) -> N
     assert (found["status"], found["since"]) == ("down", "2023-01-24T12:32:41.000Z")
     assert found["last_result"] == {
         "scheduled_at": None,
+        "enqueued_at": None,
+        "by": None,
         "started_at": "2023-01-24T12:32:41.000Z",
         "finished_at": "2023-01-24T12:32:41.150Z",
         "verdict": "down",
@@ -152,6 +157,12 @@ EVERY_FIELD = {
         {"type": "body_contains", "value": "Hello"},
         {"type": "json", "path": "$.status", "operator": "equals", "value": "ok"},
     ],
+    "failure_threshold": 3,
+    "success_threshold": 2,
+    "second_opinion": False,
+    "tags": ["shop", "front end"],
+    "recipients": ["ada@example.org"],
+    "parent": None,
     "paused": False,
 }
 SHOWN = {
@@ -178,6 +189,23 @@ def test_every_field_of_a_check_is_taken_at_both_doors_and_shown_without_secrets
     assert watched.target.check == Check(**EVERY_FIELD), "nothing of it was lost on the way, no null of the body either"
     [saved] = decode(encode([watched], now=AT), Path("targets.json"))
     assert saved.check == watched.target.check
+
+
+def test_a_parent_is_named_by_its_id_or_its_title_and_shown_by_its_id(client: FlaskClient, redis: Redis) -> None:
+    gate = create(client, title="The gate", endpoint="https://gate.example/")["id"]
+    for number, name in enumerate((gate, "The gate")):
+        assert create(client, endpoint=f"https://example.org/{number}", parent=name)["parent"] == gate
+    before = digest_of(redis)
+    for path, document in (
+        ("/api/v1/targets", {"endpoint": "https://example.org/", "parent": "Nobody"}),
+        ("/api/v1/check", {"endpoint": "https://example.org/", "parent": "Nobody"}),
+        ("/status", {"targets": [{"endpoint": "https://example.org/", "parent": "Nobody"}]}),
+    ):
+        answer = client.post(path, json=document)
+        assert answer.status_code == 409
+        assert "'Nobody' is that of none" in answer.get_data(as_text=True)
+    assert client.patch(f"/api/v1/targets/{gate}", json={"parent": gate}).status_code == 409
+    assert digest_of(redis) == before
 
 
 @pytest.mark.parametrize("content", [None, [None], {"a": None}, 2**64 - 1, -(2**63), "", 0.5])
