@@ -14,8 +14,8 @@ from redis import Redis
 from api import create_app
 from benchmarks.machine import redis_running
 from benchmarks.sites import Sites
-from shared.monitor import Status
 from shared.settings import Settings
+from shared.state import Status
 from shared.store import Store
 
 TIMEOUT_SECONDS = 5
