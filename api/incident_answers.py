@@ -45,7 +45,7 @@ class Notification(BaseModel):
     alert: str
     channel: str = Field(description="`mail`, or the name of another.")
     kind: str | None = Field(description="What was told: `down`, `up`, `reminder`, ...; null where nobody knows.")
-    fate: str = Field(description="`sent`, `delayed`, `refused` or `given_up`.")
+    fate: str = Field(description="`waiting`, `sent`, `delayed`, `refused` or `given_up`.")
     at: Moment | None
     recipients: list[str]
     refused: dict[str, str] = Field(description="Who was refused by the server, and its words.")

@@ -296,13 +296,13 @@ def seen_in(evidence: Mapping[str, Any]) -> Seen:
 def _told(known: Notification) -> Told:
     problems = [known.error] if known.error else []
     problems += [f"{who}: {words}" for who, words in known.refused.items()]
-    if known.fate == "delayed" and known.next_at is not None:
+    if known.fate in ("waiting", "delayed") and known.next_at is not None:
         problems.append(f"next attempt at {clock(known.next_at)}")
     return Told(
         kind=known.kind or "told",
         channel=known.channel,
         fate=_FATES.get(known.fate, known.fate),
-        is_bad=known.fate != "sent" or bool(known.refused),
+        is_bad=known.fate not in ("sent", "waiting") or bool(known.refused),
         at=clock(known.at) if known.at is not None else "",
         who=", ".join(known.recipients),
         problem="; ".join(problems),

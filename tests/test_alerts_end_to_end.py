@@ -188,6 +188,7 @@ def test_what_fails_twice_is_one_mail_and_an_incident_that_knows_all_of_it(
 def _with_fates(monitor: MonitorRun, target_id: str, count: int) -> dict[str, Any]:
     incident = incident_of(monitor, target_id)
     assert len(incident["notifications"]) == count
+    assert "waiting" not in {each["fate"] for each in incident["notifications"]}
     return incident
 
 

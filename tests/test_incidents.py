@@ -8,7 +8,9 @@ import orjson
 import pytest
 from redis import Redis
 
+from shared.monitor import Verdict
 from shared.store import Incident, IncidentPage, Place, Store
+from tests.fakes import put, record, settings_for
 from tests.incidents import (
     BEGAN,
     EVIDENCE,
@@ -268,3 +270,15 @@ def test_the_secret_of_links_is_made_once_for_all(store: Store, redis: Redis, va
     assert len(secret) == 32
     redis.delete("monitor:secret")
     assert store.link_secret() != secret
+
+
+def test_an_alert_that_waits_is_among_the_notifications_of_its_incident(store: Store) -> None:
+    settings = settings_for("redis://unused", alert_group_wait=10, webhook_url="https://hook.example/")
+    (watched,) = put(store, "http://a.example/")
+    record(store, settings, [watched], Verdict.DOWN, 1_000)
+    (incident,) = store.incidents.page(open=True, limit=1).incidents
+    told = get(store, incident.id).notifications
+    assert {(each.channel, each.kind, each.fate, each.next_at) for each in told} == {
+        ("mail", "down", "waiting", 11_010),
+        ("notifications", "down", "waiting", 11_010),
+    }

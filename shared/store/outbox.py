@@ -44,6 +44,13 @@ local function owe_to(box, entry, alert, target, parent, whose, due)
   redis.call('HSET', box .. ':entry:' .. entry, 'alert', alert, 'since', due, 'tries', 0, 'target', target,
              'parent', parent, 'audience', whose, 'number', redis.call('INCR', box .. ':owed'))
   redis.call('ZADD', box, at, entry)
+  local incident = 'monitor:incident:' .. (string.match(alert, '"incident":"([^"]+)"') or '')
+  if redis.call('EXISTS', incident) == 1 then
+    local channel = box == 'monitor:outbox' and '' or 'notifications:'
+    local kind = string.match(alert, '"kind":"(%a+)"')
+    redis.call('HSET', incident, 'told:' .. channel .. entry,
+               string.format('{"kind":"%s","fate":"waiting","next_at":%.0f}', kind, at))
+  end
 end
 local function owe(boxes, entry, alert, target, parent, audiences, due)
   for box in string.gmatch(boxes, '[^,]+') do
