@@ -60,7 +60,7 @@ class Store:
         self.targets = Targets(redis)
         self.recording = Recording(redis, self.targets)
         self.outbox = Outbox(redis, keys.OUTBOX)
-        self.notifications = Outbox(redis, keys.NOTIFICATIONS, told_as="notifications:")
+        self.notifications = Outbox(redis, keys.NOTIFICATIONS)
         self.reminders = Reminders(redis)
         self.troubles = Troubles(redis)
         self.maintenance = Maintenances(redis)

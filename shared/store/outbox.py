@@ -27,7 +27,16 @@ GIVEN_UP_AFTER_MS = 3 * 86_400_000
 LONGEST_WAIT_MS = 15 * 60_000
 FIRST_WAIT_MS = 5_000
 
-OWE = """
+_TOLD = """
+-- The field in which an incident remembers what became of an alert of this box.
+local function told_field(box, entry)
+  return 'told:' .. (box == 'monitor:outbox' and '' or 'notifications:') .. entry
+end
+"""
+
+OWE = (
+    _TOLD
+    + """
 -- Puts an alert into each of the boxes (comma-separated); the parent is given where nobody is to be told while that is
 -- down. Only mails have audiences, separated by the character 30; the entry of a second one has a + behind its id.
 -- Where the last mail to the same audience was a short while ago, the alert is due when the pace of that audience
@@ -46,9 +55,8 @@ local function owe_to(box, entry, alert, target, parent, whose, due)
   redis.call('ZADD', box, at, entry)
   local incident = 'monitor:incident:' .. (string.match(alert, '"incident":"([^"]+)"') or '')
   if redis.call('EXISTS', incident) == 1 then
-    local channel = box == 'monitor:outbox' and '' or 'notifications:'
     local kind = string.match(alert, '"kind":"(%a+)"')
-    redis.call('HSET', incident, 'told:' .. channel .. entry,
+    redis.call('HSET', incident, told_field(box, entry),
                string.format('{"kind":"%s","fate":"waiting","next_at":%.0f}', kind, at))
   end
 end
@@ -66,6 +74,7 @@ local function owe(boxes, entry, alert, target, parent, audiences, due)
   end
 end
 """
+)
 """A Lua function for whoever owes people an alert in the same atomic step as what happened."""
 
 DELAY_BOUNDS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 900, 3600, 86_400)
@@ -241,13 +250,15 @@ end
 return #claimed > 6 and claimed or {}
 """
 
-_SETTLE = """
+_SETTLE = (
+    _TOLD
+    + """
 -- KEYS[1] the box. ARGV: mail id, fate ('sent', 'dead', 'wait', 'again'), now, hold until, error, given up before, fate
--- as JSON, the fate of those too old to wait (JSON), who has not had it yet (JSON) or '', what an incident calls the
--- box, first pause of an audience (ms), whether others may be sent meanwhile (0 or 1), number of the newest alert when
--- the mail was claimed, who will never get it though others did (JSON) or '', and why; then id and delay of each entry
--- (ms from the check to now; '': not to be counted). Only alerts still in that mail count: another job may have taken
--- it over. What some will never get is a dead letter for them, whose id ends with a !.
+-- as JSON, the fate of those too old to wait (JSON), who has not had it yet (JSON) or '', first pause of an audience
+-- (ms), whether others may be sent meanwhile (0 or 1), number of the newest alert when the mail was claimed, who will
+-- never get it though others did (JSON) or '', and why; then id and delay of each entry (ms from the check to now; '':
+-- not to be counted). Only alerts still in that mail count: another job may have taken it over. What some will never
+-- get is a dead letter for them, whose id ends with a !.
 local box, mail, fate, now, hold, problem = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local bounds, audience, newest, is_stuck = {BOUNDS}, nil, 0, false
 local function measure(ms)
@@ -258,7 +269,7 @@ local function measure(ms)
   redis.call('HINCRBY', 'monitor:alert-delay', bucket, 1)
   redis.call('HINCRBY', 'monitor:alert-delay', 'sum_ms', ms)
 end
-for i = 16, #ARGV, 2 do
+for i = 15, #ARGV, 2 do
   local id = ARGV[i]
   local key = box .. ':entry:' .. id
   local found = redis.call('HMGET', key, 'mail', 'since', 'alert', 'audience')
@@ -268,13 +279,13 @@ for i = 16, #ARGV, 2 do
     local incident = alert['incident'] and 'monitor:incident:' .. alert['incident']
     if incident and redis.call('EXISTS', incident) == 1 then
       local became = '{"kind":"' .. alert['kind'] .. '",' .. string.sub(is_given_up and ARGV[8] or ARGV[7], 2)
-      redis.call('HSET', incident, 'told:' .. ARGV[10] .. id, became)
+      redis.call('HSET', incident, told_field(box, id), became)
     end
     is_stuck = is_stuck or redis.call('HEXISTS', key, 'to') == 0
-    if ARGV[14] ~= '' then
+    if ARGV[13] ~= '' then
       local dead = box .. ':entry:' .. id .. '!'
       redis.call('HSET', dead, 'alert', found[3] or '', 'since', found[2], 'tries', 1, 'audience', found[4] or '',
-                 'to', ARGV[14], 'error', ARGV[15])
+                 'to', ARGV[13], 'error', ARGV[14])
       redis.call('ZADD', box .. ':dead', now, id .. '!')
     end
     if fate == 'sent' then
@@ -298,13 +309,13 @@ for i = 16, #ARGV, 2 do
     end
   end
 end
-if audience and tonumber(ARGV[11]) > 0 then
+if audience and tonumber(ARGV[10]) > 0 then
   -- Each mail that follows closely on another doubles the pause before the next, up to five minutes.
   local last, pause, owed = string.match(redis.call('HGET', box .. ':pace', audience) or '', '^(%d+),(%d+),(%d+)$')
   if last and tonumber(now) < tonumber(last) + tonumber(pause) then
     pause = math.min(tonumber(pause) * 2, 300000)
   else
-    pause = tonumber(ARGV[11])
+    pause = tonumber(ARGV[10])
   end
   newest = math.max(newest, tonumber(owed or 0))
   redis.call('HSET', box .. ':pace', audience, string.format('%.0f,%.0f,%.0f', now + pause, pause, newest))
@@ -312,12 +323,12 @@ if audience and tonumber(ARGV[11]) > 0 then
   local waiting = redis.call('ZRANGE', box, '-inf', now + pause, 'BYSCORE', 'LIMIT', 0, 20000)
   for _, id in ipairs(waiting) do
     local found = redis.call('HMGET', box .. ':entry:' .. id, 'audience', 'number')
-    if found[1] == audience and tonumber(found[2] or 0) > tonumber(ARGV[13]) then
+    if found[1] == audience and tonumber(found[2] or 0) > tonumber(ARGV[12]) then
       redis.call('ZADD', box, now + pause, id)
     end
   end
 end
-if ARGV[12] == '1' then
+if ARGV[11] == '1' then
   -- It is a matter of this mail alone.
 elseif fate == 'wait' or fate == 'again' then
   redis.call('HSET', box .. ':hold', 'until', hold)
@@ -332,6 +343,7 @@ for _, id in ipairs(surplus) do
   redis.call('DEL', box .. ':entry:' .. id)
 end
 """.replace("BOUNDS", ", ".join(map(str, DELAY_BOUNDS)))
+)
 
 _REQUEST_REPORT = """
 -- KEYS[1] the box. ARGV: now. A report that waits already is the one asked for; one that is being sent is not.
@@ -421,11 +433,10 @@ class OutboxCounts:
 class Outbox:
     """Claims, settles and counts. Any number of deliver jobs may run at once: an alert is in one mail at a time."""
 
-    def __init__(self, redis: Redis, box: str, *, told_as: str = "") -> None:
-        """``box`` is the key that all others of this outbox begin with; incidents remember fates as ``told_as``."""
+    def __init__(self, redis: Redis, box: str) -> None:
+        """``box`` is the key that all others of this outbox begin with."""
         self._redis: Any = redis  # redis-py cannot say that this client answers in bytes
         self.box = box
-        self._told_as = told_as
         self._claim = redis.register_script(_CLAIM)
         self._settle = redis.register_script(_SETTLE)
         self._request_report = redis.register_script(_REQUEST_REPORT)
@@ -567,7 +578,7 @@ class Outbox:
         given_up = {name: value for name, value in fate.items() if name != "next_at"} | {"fate": "given_up"}
         head: list[Any] = [mail.id, fate_name, now, hold, error, now - GIVEN_UP_AFTER_MS]
         to = orjson.dumps(list(remaining)) if remaining else ""
-        tail = [orjson.dumps(fate), orjson.dumps(given_up), to, self._told_as, pause_ms]
+        tail = [orjson.dumps(fate), orjson.dumps(given_up), to, pause_ms]
         tail += [int(is_about_mail), mail.newest]
         tail += [orjson.dumps(list(never)), "; ".join(never.values())] if never else ["", ""]
         delays = {alert.id: _delay_ms(alert, now) for alert in mail.alerts}
