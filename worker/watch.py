@@ -98,8 +98,7 @@ class Watch:
         if not found.keys() & {"scheduler", f"workers-{CHECKS}"}:
             # Else it is known already why nothing is checked.
             found |= self._late(health, now)
-        for name, box in (("mail", self._store.outbox), ("notifications", self._store.notifications)):
-            counts = box.counts()
+        for name, counts in (("mail", health.outbox), ("notifications", health.notifications)):
             since = min((at for at in (counts.oldest_at, counts.failing_since) if at is not None), default=now)
             if now - since > _LATE_OUTBOX_MS:
                 found[f"undelivered-{name}"] = Trouble(
