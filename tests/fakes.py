@@ -21,7 +21,7 @@ from shared.monitor import Alert, Attempt, CheckResult, Reason, Report, Verdict
 from shared.settings import Settings
 from shared.snapshot import Saved
 from shared.state import State
-from shared.store import Defaults, Store, Watched
+from shared.store import Defaults, Store, Watched, keys
 from shared.store.targets import bucket_of
 from tests.waiting import eventually
 from worker.mailer import Mailer, Sent
@@ -214,6 +214,12 @@ def result(watched: Watched, verdict: Verdict, at: int) -> CheckResult:
 def record(store: Store, settings: Settings, targets: Sequence[Watched], verdict: Verdict, at: int) -> None:
     """Record one result of each target as a run of a check job would."""
     store.recording.record([(watched, result(watched, verdict, at)) for watched in targets], Defaults.of(settings))
+
+
+def incident_fields(store: Store, incident_id: str) -> dict[str, str] | None:
+    """What Redis holds of an incident, as text and without its evidence; None for nothing."""
+    found: Any = store.redis.hgetall(keys.incident(incident_id))
+    return {name.decode(): value.decode() for name, value in found.items() if name != b"evidence"} or None
 
 
 def put_into(store: Store, bucket: int, *endpoints: str, **fields: Any) -> list[Watched]:

@@ -20,7 +20,18 @@ from shared.monitor import Alert, Verdict
 from shared.settings import Settings
 from shared.store import Store, Watched, keys
 from shared.store.outbox import LEASE_MS, LONGEST_WAIT_MS
-from tests.fakes import FakeMailer, Killed, Wire, everywhere, lose_the_connection, put, record, settings_for, settle
+from tests.fakes import (
+    FakeMailer,
+    Killed,
+    Wire,
+    everywhere,
+    incident_fields,
+    lose_the_connection,
+    put,
+    record,
+    settings_for,
+    settle,
+)
 from worker import delivery
 from worker.delivery import Delivery, MailDelivery
 from worker.mailer import MailDelayed, MailRefused, Sent
@@ -69,7 +80,7 @@ def place_of_alerts(store: Store) -> dict[str, str]:
 
 def told(store: Store, target: Watched) -> dict[str, Any]:
     """What its incident remembers of the mail."""
-    incident = store.recording.incident(f"{target.target.id}-1") or {}
+    incident = incident_fields(store, f"{target.target.id}-1") or {}
     found: dict[str, Any] = orjson.loads(incident[f"told:{target.target.id}-1"])
     return found
 

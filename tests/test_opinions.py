@@ -19,7 +19,7 @@ from shared.settings import Settings
 from shared.state import Status
 from shared.store import Defaults, Store, Watched, keys
 from tests.api_client import app_on
-from tests.fakes import Killed, Wire, everywhere, put, result, settings_for, settle
+from tests.fakes import Killed, Wire, everywhere, incident_fields, put, result, settings_for, settle
 from tests.sites import Answer, Site
 from tests.waiting import eventually
 from worker.batch import Batch
@@ -114,7 +114,7 @@ def test_a_second_failure_by_another_worker_is_told_and_the_incident_remembers_b
     assert site.count("/") == asked + 1, "an opinion is one attempt"
     assert status(store, watched) is Status.DOWN
     (entry,) = store.outbox.entries()
-    alert, incident = entry["alert"], store.recording.incident(f"{watched.target.id}-1") or {}
+    alert, incident = entry["alert"], incident_fields(store, f"{watched.target.id}-1") or {}
     opinion = orjson.loads(incident["opinion"])
     assert (alert["by"], incident["by"]) == ("second", "second")
     assert opinion == alert["opinion"]

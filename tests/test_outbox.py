@@ -15,7 +15,7 @@ from redis import Redis
 from shared.monitor import Verdict
 from shared.store import Mail, Outbox, Store, Watched, keys
 from shared.store.outbox import DELAY_BOUNDS, LEASE_MS, LONGEST_WAIT_MS, MAIL_SIZE
-from tests.fakes import Killed, Wire, everywhere, put, record, settings_for, settle
+from tests.fakes import Killed, Wire, everywhere, incident_fields, put, record, settings_for, settle
 
 WINDOW_MS = 10_000
 SETTINGS = settings_for("redis://unused", alert_group_wait=WINDOW_MS / 1000)
@@ -52,7 +52,7 @@ def places(store: Store) -> list[str]:
 
 def fate(store: Store, alert_id: str) -> dict[str, Any]:
     """What the incident remembers of the mail that told it."""
-    incident = store.recording.incident(alert_id)
+    incident = incident_fields(store, alert_id)
     assert incident is not None
     remembered: dict[str, Any] = orjson.loads(incident[f"told:{alert_id}"])
     return remembered
@@ -210,7 +210,7 @@ def test_sending_does_not_bring_back_an_incident_that_has_expired(store: Store, 
     mail = claim(store)
     redis.delete(f"monitor:incident:{mail.entries[0]}")
     store.outbox.sent(mail, now=DUE, recipients=["ops@example.org"], refused={})
-    assert store.recording.incident(mail.entries[0]) is None
+    assert incident_fields(store, mail.entries[0]) is None
 
 
 def test_after_a_failure_nothing_is_claimed_before_the_pause_is_over(store: Store) -> None:
@@ -509,7 +509,7 @@ def test_the_incident_remembers_what_became_of_the_mail_and_of_the_notification(
     assert message is not None
     store.outbox.refused(mail, now=DUE, error="550")
     store.notifications.sent(message, now=DUE, recipients=["webhook"], refused={})
-    incident = store.recording.incident(mail.entries[0])
+    incident = incident_fields(store, mail.entries[0])
     assert incident is not None
     found = {name: orjson.loads(value)["fate"] for name, value in incident.items() if name.startswith("told:")}
     assert found == {f"told:{mail.entries[0]}": "refused", f"told:notifications:{mail.entries[0]}": "sent"}

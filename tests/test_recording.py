@@ -19,7 +19,7 @@ from shared.snapshot import Saved
 from shared.state import State, Status
 from shared.store import Defaults, Recorded, Store, Watched, keys
 from shared.store.recording import history_length, pack, unpack
-from tests.fakes import Killed, Wire, everywhere, put, result, settings_for, settle
+from tests.fakes import Killed, Wire, everywhere, incident_fields, put, result, settings_for, settle
 
 UP, DOWN, UNKNOWN = Verdict.UP, Verdict.DOWN, Verdict.UNKNOWN
 SETTINGS = settings_for("redis://unused", alert_group_wait=10)
@@ -211,7 +211,7 @@ def test_killed_at_any_moment_a_flip_is_recorded_with_its_alert_or_not_at_all(re
             facts = {
                 is_down,
                 incident in outbox_ids(store),
-                store.recording.incident(incident) is not None,
+                incident_fields(store, incident) is not None,
                 bool(store.recording.history(each.target.id)),
                 bool(redis.zscore(keys.status("down"), each.target.id)),
             }
@@ -227,7 +227,7 @@ def test_a_flip_to_down_opens_an_incident_and_owes_an_alert_in_the_same_step(sto
     changes = store.vitals.changes()
     record(store, target, DOWN, 1_000)
 
-    incident = store.recording.incident(f"{target.target.id}-1")
+    incident = incident_fields(store, f"{target.target.id}-1")
     assert incident is not None
     assert (incident["target"], incident["opened_at"]) == (target.target.id, "1000")
     (entry,) = store.outbox.entries()
@@ -270,7 +270,7 @@ def test_the_flip_back_closes_the_incident_and_says_since_when_it_lasted(store: 
     assert closed["alert"]["title"] == "Shop"
     assert closed["alert"]["began_at"] == 1_000
     assert closed["alert"]["incident"] == opened["alert"]["incident"]
-    incident = store.recording.incident(opened["alert"]["incident"])
+    incident = incident_fields(store, opened["alert"]["incident"])
     assert incident is not None
     assert (incident["opened_at"], incident["closed_at"]) == ("1000", "3010")
     assert redis.ttl(keys.incident(opened["alert"]["incident"])) > 0

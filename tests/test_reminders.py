@@ -15,7 +15,7 @@ from shared.monitor import Verdict
 from shared.settings import Settings
 from shared.state import Status
 from shared.store import Store, Watched, keys
-from tests.fakes import Killed, Wire, everywhere, put, record, settings_for, settle
+from tests.fakes import Killed, Wire, everywhere, incident_fields, put, record, settings_for, settle
 from worker.scheduler import SlotScheduler
 
 HOUR = 3600
@@ -70,7 +70,7 @@ def test_people_are_reminded_after_an_hour_and_then_each_time_after_twice_as_lon
     assert reminders(store) == [[f"{incident}-r{number}" for number in range(1, 6)]] * 2
     (alert, *_) = [entry["alert"] for entry in store.outbox.entries() if entry["alert"]["kind"] == "reminder"]
     assert (alert["incident"], alert["began_at"], alert["target_id"]) == (incident, BEGAN * 1000 - 10, fallen.target.id)
-    assert (store.recording.incident(incident) or {})["reminders"] == "5"
+    assert (incident_fields(store, incident) or {})["reminders"] == "5"
 
 
 def test_without_the_setting_nobody_is_reminded(redis: Redis, store: Store, valkey_url: str) -> None:

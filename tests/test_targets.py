@@ -18,7 +18,7 @@ from shared.monitor import Verdict
 from shared.state import State, Status
 from shared.store import Store, TargetTakenError, TooMuchChangeError, Watched, keys
 from shared.store.targets import bucket_of, buckets_of_slot, slot_count
-from tests.fakes import Wire, put, record, settings_for
+from tests.fakes import Wire, incident_fields, put, record, settings_for
 
 SETTINGS = settings_for("redis://unused")
 
@@ -392,7 +392,7 @@ def test_deleting_all_targets_leaves_counters_streams_and_closed_incidents_only(
     assert key_names(redis) == counters | {"monitor:events", "monitor:incidents", of_target, incident} | alerts
     assert 0 < redis.ttl(of_target) <= 90 * 86_400
     assert 0 < redis.ttl(incident) <= 90 * 86_400
-    assert store.recording.incident(incident.removeprefix("monitor:incident:")) is not None
+    assert incident_fields(store, incident.removeprefix("monitor:incident:")) is not None
 
 
 def test_put_and_delete_leave_nothing_but_counters(store: Store, redis: Redis) -> None:

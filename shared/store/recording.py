@@ -248,10 +248,6 @@ class Recording:
             hours, days = pipe.execute()
         return {"hours": _sums(hours, keys.HOURS_KEPT), "days": _sums(days, keys.DAYS_KEPT)}
 
-    def incident(self, incident_id: str) -> dict[str, str] | None:
-        found = self._redis.hgetall(keys.incident(incident_id))
-        return {name.decode(): value.decode() for name, value in found.items() if name != b"evidence"} or None
-
 
 def _sums(rows: Sequence[bytes], kept: int) -> list[tuple[int, int, int, int, int]]:
     found = []
