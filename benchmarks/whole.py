@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import Any, Self
 
 import requests
-from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
 from honcho.environ import parse_procfile
 from redis import Redis
 from redis.exceptions import RedisError
 
+from tests.smtp import LocalController
 from worker import valkey
 from worker.lifeline import die_with_parent
 
@@ -329,20 +329,11 @@ class MailServer:
         return "250 OK"
 
 
-class _Controller(Controller):
-    """aiosmtpd's controller on a port that the kernel chooses."""
-
-    def _trigger_server(self) -> None:
-        assert self.server is not None
-        self.port = self.server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
-        super()._trigger_server()  # type: ignore[no-untyped-call]
-
-
 @contextmanager
 def mail_server(delay_seconds: float = 0.0) -> Iterator[MailServer]:
     """A server that takes every mail."""
     server = MailServer(delay_seconds)
-    controller = _Controller(server, hostname="127.0.0.1", port=0)
+    controller = LocalController(server, hostname="127.0.0.1", port=0)
     controller.start()
     server.port = controller.port
     try:

@@ -113,7 +113,7 @@ async def _say(answer: Answer | None, server: SMTP) -> str:
     return answer if isinstance(answer, str) else await answer(server)
 
 
-class _Controller(Controller):
+class LocalController(Controller):
     """aiosmtpd's controller on a port that the kernel chooses."""
 
     def _trigger_server(self) -> None:
@@ -131,7 +131,7 @@ def smtp_server(
         options |= {"tls_context": starttls, "require_starttls": True}
     if mailbox.login is not None:
         options |= {"authenticator": mailbox.authenticate, "auth_required": True}
-    controller = _Controller(mailbox, hostname="127.0.0.1", port=0, ssl_context=smtps, **options)
+    controller = LocalController(mailbox, hostname="127.0.0.1", port=0, ssl_context=smtps, **options)
     controller.start()
     mailbox.port = controller.port
     try:
