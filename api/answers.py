@@ -129,7 +129,11 @@ class QueueSeenNow(BaseModel):
 
 
 class QueueData(BaseModel):
-    """How the checks run. ``queue_status`` is true while any check waits or runs."""
+    """How the checks run. ``queue_status`` is true while any check waits or runs.
+
+    ``needed_workers`` is how many check workers the load needs, at 70 % of what they can do: from the rate that the
+    schedule asks for and what checks cost in the last five minutes; null while nothing was measured.
+    """
 
     end_time: str
     queue_status: bool
@@ -138,6 +142,7 @@ class QueueData(BaseModel):
     queue_size: int
     queues: dict[str, QueueSeenNow]
     workers_alive: int
+    needed_workers: int | None
     scheduler_age_seconds: float | None
 
 

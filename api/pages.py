@@ -119,6 +119,11 @@ def vitals(health: Health, open_incidents: int) -> list[Vital]:
         Vital("open incidents", str(open_incidents), bool(open_incidents), url_for("incidents_page")),
         Vital("workers alive", str(sum(len(seen.workers) for seen in health.queues.values())), bool(idle)),
         Vital("checking now", f"{checks.running} of {len(checks.workers)}"),
+        Vital(
+            "check workers needed",
+            "not known yet" if health.needed_workers is None else str(health.needed_workers),
+            len(checks.workers) < (health.needed_workers or 0),
+        ),
         Vital("jobs waiting", str(waiting)),
         Vital("scheduler's last tick", ago(health.scheduler_age_ms), "scheduler" in " ".join(health.missing)),
         Vital("newest result", ago(health.newest_result_age_ms), "newest result" in " ".join(health.missing)),

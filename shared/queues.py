@@ -17,6 +17,7 @@ from typing import Any
 
 from redis import Redis
 from redis.client import Pipeline
+from redis.exceptions import WatchError
 from rq import Queue
 from rq.exceptions import DeserializationError, NoSuchJobError
 from rq.job import Job, JobStatus
@@ -25,6 +26,8 @@ from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from shared.check import LONGEST_TIMEOUT_SECONDS
 from shared.settings import Settings
+from shared.store import keys
+from shared.store.runs import HOLD, Work, holding
 
 CHECKS = "checks"
 EMAILS = "emails"
@@ -58,6 +61,18 @@ if redis.call('LREM', KEYS[1], 1, ARGV[1]) == 0 then return 0 end
 redis.call('DEL', KEYS[2])
 return 1
 """
+
+_TAKE_OVER = (
+    HOLD
+    + """
+-- KEYS: the queue's list, the job, and those of HOLD; ARGV: job id, and those of HOLD. The run that takes a job holds
+-- it as its work in the same moment.
+if redis.call('LREM', KEYS[1], 1, ARGV[1]) == 0 then return 0 end
+redis.call('DEL', KEYS[2])
+hold(KEYS[3], KEYS[4], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6])
+return 1
+"""
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +130,7 @@ class Queues:
         self._redis: Any = redis
         self._settings = settings
         self._take = redis.register_script(_TAKE)
+        self._take_over = redis.register_script(_TAKE_OVER)
 
     def queue(self, name: str) -> Queue:
         return Queue(name, connection=self._redis)
@@ -174,22 +190,79 @@ class Queues:
             pipeline=pipeline,
         )
 
-    def take_waiting_check(self) -> Taken | None:
+    def take_waiting_check(self, run: str, number: int) -> Taken | None:
         """Take the first check job that waits out of its queue, for a run that has time.
 
-        Whoever removes the id from the list has the job, so no worker runs it too. A kill right after it costs a
-        slot its turn, as a kill in the middle of the run would.
+        Whoever removes the id from the list has the job, so no worker runs it too; it is the run's work ``number``
+        from then on (see :class:`shared.store.Runs`), so that a kill right after it loses nothing.
         """
         key = self.queue(CHECKS).key
         for raw in self._redis.lrange(key, 0, 3):
-            try:
-                job = Job.fetch(raw.decode(), connection=self._redis)
-                function, args = job.func_name, tuple(job.args)
-            except (NoSuchJobError, DeserializationError, ValueError, KeyError, TypeError):
+            job = self._readable(raw.decode())
+            if job is None or job.func_name not in _CHECKS:
                 continue
-            if function in _CHECKS and self._take(keys=[key, job.key], args=[job.id]):
-                return Taken(function, args, enqueued_ms(job))
+            work = Work(int(time.time() * 1000), job.func_name, tuple(job.args))
+            names, arguments = holding(run, number, work)
+            if self._take_over(keys=[key, job.key, *names], args=[job.id, *arguments]):
+                return Taken(work.function, work.args, enqueued_ms(job))
         return None
+
+    def _readable(self, job_id: str) -> Job | None:
+        """The job, if it is there and can be read."""
+        try:
+            job = Job.fetch(job_id, connection=self._redis)
+            _ = job.func_name, job.args  # decodes the payload
+        except (NoSuchJobError, DeserializationError, ValueError, KeyError, TypeError):
+            return None
+        return job
+
+    # --- what vanished with its worker ---
+
+    def enqueue_work(self, work: Work, pipeline: Pipeline) -> None:
+        """Enqueue the job that does this work, before all others, when the pipeline (after its MULTI) is executed."""
+        job_id = f"check-lost-{uuid.uuid4().hex}"
+        self.push(CHECKS, work.function, work.args, job_id=job_id, at_front=True, pipeline=pipeline)
+
+    def in_hand(self) -> set[str]:
+        """The ids of the check jobs that a worker has taken out of the queue and that have not ended."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.lrange(self._intermediate, 0, -1)
+            pipe.zrange(self._started, 0, -1)
+            popped, started = pipe.execute()
+        return {raw.decode() for raw in popped} | {_job_id_of(raw) for raw in started}
+
+    def enqueue_again(self, job_id: str) -> bool:
+        """Give a job to another worker that was taken by one of which nothing more was heard; all or nothing.
+
+        False if it is no check, or has begun meanwhile. It gets a new id, so that it does not matter should the first
+        worker turn up again.
+        """
+        with self._redis.pipeline(transaction=True) as pipe:
+            try:
+                # Of two schedulers one does it, and none once the run has begun.
+                pipe.watch(Job.key_for(job_id), keys.run(job_id))
+                job = self._readable(job_id)
+                if job is None or job.func_name not in _CHECKS or pipe.exists(keys.run(job_id)):
+                    return False
+                runs = [raw for raw in pipe.zrange(self._started, 0, -1) if _job_id_of(raw) == job_id]
+                pipe.multi()
+                self.enqueue_work(Work(0, job.func_name, tuple(job.args)), pipe)
+                pipe.lrem(self._intermediate, 1, job_id)
+                for raw in runs:
+                    pipe.zrem(self._started, raw)
+                pipe.delete(job.key)
+                pipe.execute()
+            except WatchError:
+                return False
+        return True
+
+    @property
+    def _intermediate(self) -> str:
+        return str(self.queue(CHECKS).intermediate_queue_key)
+
+    @property
+    def _started(self) -> str:
+        return str(StartedJobRegistry(CHECKS, connection=self._redis).key)
 
     # --- what RQ knows ---
 
@@ -260,6 +333,11 @@ class Queues:
         except PermissionError:
             return False
         return False
+
+
+def _job_id_of(raw: bytes) -> str:
+    """Of an entry of RQ's registry of started jobs: ``{job}:{execution}``."""
+    return raw.decode().partition(":")[0]
 
 
 def _trial_job_id(trial_id: str) -> str:

@@ -236,7 +236,7 @@ def test_two_runs_never_take_the_same_job_and_leave_what_is_not_theirs(redis: Re
         with Redis.from_url(valkey_url) as client:
             own = Queues(client, settings)
             while own.waiting("checks") > 3:
-                if job := own.take_waiting_check():
+                if job := own.take_waiting_check("run", 1):
                     taken.append(job.args[0][0])
 
     threads = [threading.Thread(target=take, daemon=True) for _ in range(3)]

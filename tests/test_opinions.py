@@ -61,7 +61,7 @@ def check(redis: Redis, settings: Settings, *targets: Watched, by: str = "first"
 def give_opinions(redis: Redis, settings: Settings, *, by: str = "second") -> int:
     """A worker of that name does the jobs that wait for opinions, and those that come of them; how many."""
     queues, done = Queues(redis, settings), 0
-    while (taken := queues.take_waiting_check()) is not None:
+    while (taken := queues.take_waiting_check("run", 1)) is not None:
         assert taken.function == CHECK_AGAIN
         done += 1
         assert done < 10, "opinions about opinions"
@@ -266,7 +266,7 @@ def test_who_waits_for_a_result_waits_for_the_opinion(
     queues = Queues(redis, settings)
 
     def work() -> None:
-        taken = eventually(queues.take_waiting_check, 5)
+        taken = eventually(lambda: queues.take_waiting_check("run", 1), 5)
         assert taken is not None
         check(redis, settings, *store.targets.load(taken.args[0]))
         site.routes["/"] = second
@@ -286,7 +286,7 @@ def test_who_waits_is_answered_at_once_when_the_opinion_says_nothing(
     client = app_on(valkey_url, second_opinion=True).test_client()
 
     def work() -> None:
-        taken = eventually(Queues(redis, settings).take_waiting_check, 5)
+        taken = eventually(lambda: Queues(redis, settings).take_waiting_check("run", 1), 5)
         assert taken is not None
         (watched,) = store.targets.load(taken.args[0])
         for number, verdict in enumerate((Verdict.DOWN, Verdict.UNKNOWN)):

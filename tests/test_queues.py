@@ -40,7 +40,7 @@ def waiting_jobs(redis: Redis, name: str = CHECKS) -> list[Job]:
 
 def taken(work: Queues) -> tuple[str, tuple[Any, ...]]:
     """The check that a run takes, which must know when it was enqueued."""
-    found = work.take_waiting_check()
+    found = work.take_waiting_check("run", 1)
     assert found is not None
     assert found.enqueued_at is not None
     assert abs(time.time() * 1000 - found.enqueued_at) < 10_000
@@ -261,7 +261,7 @@ def test_a_run_takes_the_first_check_that_waits_and_its_job_with_it(redis: Redis
 
     assert taken(work) == (CHECK_TARGETS, (ids(2),))
     assert taken(work) == (CHECK_SLOT, (300, 17, True, 5))
-    assert work.take_waiting_check() is None
+    assert work.take_waiting_check("run", 1) is None
     assert not Job.exists("slot", connection=redis)
     assert list(redis.scan_iter("rq:job:*")) == []
 
@@ -274,7 +274,7 @@ def test_a_run_leaves_alone_what_is_not_ours_or_cannot_be_read(redis: Redis, wor
     work.push(CHECKS, CHECK_TARGETS, (ids(1),), job_id="ours")
 
     assert taken(work) == (CHECK_TARGETS, (ids(1),))
-    assert work.take_waiting_check() is None
+    assert work.take_waiting_check("run", 1) is None
     assert redis.lrange("rq:queue:checks", 0, -1) == [b"theirs", b"nobody", b"torn"]
 
 
@@ -290,7 +290,7 @@ def test_at_whatever_moment_a_worker_pops_a_check_it_is_had_by_exactly_one(redis
         popped.clear()
         Queues(redis, settings).enqueue_check(ids(1))
         (job,) = waiting_jobs(redis)
-        is_taken = Queues(wire.client, settings).take_waiting_check() is not None
+        is_taken = Queues(wire.client, settings).take_waiting_check("run", 1) is not None
         is_popped = popped not in ([], [None])
         assert is_taken is not is_popped
         assert Job.exists(job.id, connection=redis) is is_popped
@@ -322,7 +322,7 @@ def test_a_check_that_a_run_and_a_worker_want_at_once_is_had_by_exactly_one(
         for _ in range(3):
             work.push(CHECKS, CHECK_TARGETS, ([f"{number:016x}"],), job_id=f"{number:016x}")
             number += 1
-        while (job := work.take_waiting_check()) is not None:
+        while (job := work.take_waiting_check("run", 1)) is not None:
             taken += job.args[0]
         if not taken or len(finished()) < len(taken):
             work.push(CHECKS, CHECK_TARGETS, ([f"{number:016x}"],), job_id=f"{number:016x}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,11 +18,14 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared import signals
+from shared.capacity import FULL
 from shared.monitor import Attempt, CheckResult, Target
 from shared.queues import BATCH_SIZE, CHECK_AGAIN, CHECK_SLOT, Queues, slot_name
 from shared.settings import Settings
 from shared.store import Defaults, Store, Watched
 from worker.canary import Canaries, is_canary
+from worker.ledger import Ledger
+from worker.meter import Meter
 from worker.probe import Engine
 from worker.quiet import Quiet
 
@@ -33,8 +36,6 @@ RECORD_SECONDS = 0.5
 POLL_SECONDS = 0.25
 TAKE_MORE_SECONDS = 10.0
 """A run takes further jobs only while it is this young, so that it ends, and with it a worker that was asked to."""
-FULL = 1500
-"""With this many checks in flight a run takes no further job."""
 REDIS_PATIENCE_SECONDS = 120.0
 """How long results wait in memory for a Redis that is away."""
 _LEASE_SECONDS = 1.0
@@ -57,7 +58,7 @@ class Batch:
     """Everything one run works on. Not safe for threads; one a job.
 
     Running the same work twice, or late, is safe: recording drops what is not newer than what it has. A kill loses
-    the results since the last record, half a second of them; their targets have their next turn.
+    the results since the last record, half a second of them; what the ledger holds is checked again by others then.
     """
 
     def __init__(self, store: Store, queues: Queues, settings: Settings, run: str, *, by: str | None = None) -> None:
@@ -76,6 +77,8 @@ class Batch:
         self._events: list[tuple[str, str | None, dict[str, Any]]] = []
         self._quiet = Quiet(store.maintenance)
         self._defaults = Defaults.of(settings, self._quiet.holds)
+        self._ledger = Ledger(store.runs, run)
+        self._meter = Meter()
         # blinker holds receivers weakly: they end with this run.
         signals.check_started.connect(self._on_started)
         signals.check_retried.connect(self._on_retried)
@@ -84,15 +87,26 @@ class Batch:
     # --- taking work ---
 
     def add_slot(
-        self, interval: int, slot: int, with_default: bool, scheduled_at: int | None, *, enqueued_at: int | None = None
+        self,
+        interval: int,
+        slot: int,
+        with_default: bool,
+        scheduled_at: int | None = None,
+        *,
+        enqueued_at: int | None = None,
+        held: int | None = None,
     ) -> None:
-        """Take a slot's turn, unless another run is alive with it; targets past the first 500 become further jobs."""
+        """Take a slot's turn, unless another run is alive with it; targets past the first 500 become further jobs.
+
+        ``held``, here and below, is the number of a job that was taken, in the ledger.
+        """
         name = slot_name(interval, slot)
         if name in self._slots or not self._store.vitals.lease(name, self._run):
             return
         busy = self._store.vitals.straggling(name, now=_now()) | self._watched.keys()
         ids = [each for each in self._store.targets.slot(interval, slot, with_default=with_default) if each not in busy]
         self._queues.enqueue_rest_of_slot(interval, ids[BATCH_SIZE:], scheduled_at or _now())
+        self._ledger.hold_targets(ids[:BATCH_SIZE], scheduled_at, 0, held)
         mine = _Slot(name, interval, time.monotonic())
         self._slots[name] = mine
         for watched in self._start(ids[:BATCH_SIZE], scheduled_at, enqueued_at):
@@ -102,14 +116,26 @@ class Batch:
             self._release(mine)
 
     def add_targets(
-        self, target_ids: Sequence[str], scheduled_at: int | None = None, *, enqueued_at: int | None = None
+        self,
+        target_ids: Sequence[str],
+        scheduled_at: int | None = None,
+        again: int = 0,
+        *,
+        enqueued_at: int | None = None,
+        held: int | None = None,
     ) -> None:
         """Take targets by id, each once; those that are gone, paused or already in this run are left out."""
-        self._start(self._new(target_ids), scheduled_at, enqueued_at)
+        ids = self._new(target_ids)
+        self._ledger.hold_targets(ids, scheduled_at, again, held)
+        self._start(ids, scheduled_at, enqueued_at)
 
-    def add_opinions(self, target_ids: Sequence[str], *, enqueued_at: int | None = None) -> None:
+    def add_opinions(
+        self, target_ids: Sequence[str], again: int = 0, *, enqueued_at: int | None = None, held: int | None = None
+    ) -> None:
         """Take targets whose last check failed, for one attempt that says whether they are down."""
-        self._start(self._new(target_ids), None, enqueued_at, retries=0)
+        ids = self._new(target_ids)
+        self._ledger.hold_opinions(ids, again, held)
+        self._start(ids, None, enqueued_at, retries=0)
 
     def _new(self, target_ids: Sequence[str]) -> list[str]:
         return [each for each in dict.fromkeys(target_ids) if each not in self._watched]
@@ -140,26 +166,32 @@ class Batch:
             return
         self._looked_at = now
         with self._tolerating_redis():
-            taken = self._queues.take_waiting_check()
-            if taken is None:
-                return
-            if taken.function == CHECK_SLOT:
-                self.add_slot(*taken.args, enqueued_at=taken.enqueued_at)
-            elif taken.function == CHECK_AGAIN:
-                self.add_opinions(*taken.args, enqueued_at=taken.enqueued_at)
-            else:
-                self.add_targets(*taken.args, enqueued_at=taken.enqueued_at)
+            if found := self._ledger.take_job(self._queues):
+                number, taken = found
+                self._add(number, taken.function, taken.args, taken.enqueued_at)
+
+    def _add(self, held: int, function: str, args: Sequence[Any], enqueued_at: int | None) -> None:
+        add: Callable[..., None] = self.add_targets
+        if function == CHECK_SLOT:
+            add = self.add_slot
+        elif function == CHECK_AGAIN:
+            add = self.add_opinions
+        with self._ledger.doubting(held):
+            add(*args, enqueued_at=enqueued_at, held=held)
 
     # --- working ---
 
     def work(self) -> None:
         """Until every check has ended and is recorded."""
         if not self._engine.in_flight:
+            self._ledger.end()
             return
         self._store.vitals.batch_began(self._run, now=_now())
         with closing(self._engine):
             while self._engine.in_flight:
+                in_flight = self._engine.in_flight
                 self._results += self._canaries.hold(self._engine.poll(POLL_SECONDS))
+                self._meter.flow(in_flight)
                 for canary in self._canaries.to_ask():
                     self._engine.add(canary, at_once=True)  # Not behind the hanging targets of its own host.
                 self._record_if_due()
@@ -169,6 +201,9 @@ class Batch:
             self._record()
             self._ask_for_opinions()
         self._store.vitals.batch_ended(self._run, now=_now())
+        with self._tolerating_redis():
+            self._ledger.end()
+            self._store.loads.add(self._meter.load(TAKE_MORE_SECONDS), now=_now())
 
     def _record_if_due(self) -> None:
         waited = time.monotonic() - self._recorded_at
@@ -203,6 +238,7 @@ class Batch:
             [(self._watched[result.target_id], result) for result in batch], self._defaults
         )
         del self._results[:RECORD_AT]
+        self._meter.count(len(batch))
         for each in recorded:
             signals.check_finished.send(self, target=each.target, result=each.result)
             if each.flip is not None:
@@ -263,6 +299,8 @@ class Batch:
                     self._store.vitals.straggle(slot.name, {each: self._deadline(each) for each in slot.left})
                     self._release(slot)
             self._store.vitals.renew(list(self._slots), self._run)
+            for number, work in self._ledger.sign(self._watched):
+                self._add(number, work.function, work.args, None)
 
     def _deadline(self, target_id: str) -> int:
         """When the target's check is over at the latest (ms); a later turn then takes it up again."""

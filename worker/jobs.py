@@ -34,17 +34,20 @@ def check_slot(interval: int, slot: int, with_default: bool, scheduled_at: int |
     batch.work()
 
 
-def check_targets(target_ids: list[str], scheduled_at: int | None = None) -> None:
-    """Check these targets now. Twice or late is safe, as for a slot."""
+def check_targets(target_ids: list[str], scheduled_at: int | None = None, again: int = 0) -> None:
+    """Check these targets now. Twice or late is safe, as for a slot.
+
+    ``again`` counts how often workers have vanished with this work.
+    """
     batch = _batch()
-    batch.add_targets(target_ids, scheduled_at, enqueued_at=_enqueued_at())
+    batch.add_targets(target_ids, scheduled_at, again, enqueued_at=_enqueued_at())
     batch.work()
 
 
-def check_again(target_ids: list[str]) -> None:
+def check_again(target_ids: list[str], again: int = 0) -> None:
     """Say of targets that have just failed whether they are down. Twice or late is safe, as for a slot."""
     batch = _batch()
-    batch.add_opinions(target_ids, enqueued_at=_enqueued_at())
+    batch.add_opinions(target_ids, again, enqueued_at=_enqueued_at())
     batch.work()
 
 

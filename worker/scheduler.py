@@ -37,6 +37,7 @@ from shared.state import Status
 from shared.store import Outbox, Reminder, Store, Watched, keys
 from shared.store.outbox import audiences_of, boxes
 from worker.quiet import Quiet
+from worker.recovery import Recovery
 from worker.schedule import Entry, wanted
 from worker.watch import Watch
 
@@ -106,6 +107,7 @@ class SlotScheduler(Scheduler):  # type: ignore[misc]  # rq_scheduler ships no t
         self._reconciled_at = -math.inf
         self._watch = Watch(self.store, self.queues, settings)
         self._watched_at = -math.inf
+        self._recovery = Recovery(self.store, self.queues, settings)
         self._quiet = Quiet(self.store.maintenance)
         self._posts = (
             _Post("deliver", self.store.outbox, queues.EMAILS, queues.DELIVER),
@@ -128,6 +130,7 @@ class SlotScheduler(Scheduler):  # type: ignore[misc]  # rq_scheduler ships no t
                 sleep = self.tick()
                 patience = 0.5
             except RedisError as error:
+                self._recovery.note_absence()
                 log.warning("Redis is away (%s); looking again in %.1f s", type(error).__name__, patience)
                 sleep, patience = patience, min(patience * 2, _LONGEST_WAIT_FOR_REDIS_SECONDS)
             if burst:
@@ -162,12 +165,16 @@ class SlotScheduler(Scheduler):  # type: ignore[misc]  # rq_scheduler ships no t
         self.connection.expire(self.key, 60)
 
     def tick(self) -> float:
-        """One pass: reconcile if need be, enqueue what is due, send mails on their way; returns seconds to sleep."""
+        """One pass: reconcile if need be, enqueue what is due and what vanished, send mails on their way.
+
+        Returns seconds to sleep.
+        """
         now = self.store.vitals.now()
         self.store.vitals.beat(self.name, now=int(now * 1000))
         self.heartbeat()
         self._reconcile_if_needed(now)
         done = self.enqueue_due(now)
+        self._recovery.look(now=int(now * 1000))
         self.watch(now)
         self.remind(now)
         self.dispatch(now)

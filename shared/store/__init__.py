@@ -10,10 +10,12 @@ from redis import Redis
 from shared.store import keys
 from shared.store.events import Event, Events
 from shared.store.incidents import Acknowledgement, Incident, IncidentPage, Incidents, Notification, Place
+from shared.store.loads import Loads
 from shared.store.maintenance import Maintenances, TooManyWindowsError
 from shared.store.outbox import Mail, Outbox, OutboxCounts
 from shared.store.recording import Defaults, Recorded, Recording
 from shared.store.reminders import Reminder, Reminders
+from shared.store.runs import Runs, Work
 from shared.store.targets import Targets, TargetTakenError, TooMuchChangeError, Watched, Written
 from shared.store.trials import Trials
 from shared.store.troubles import Troubles
@@ -27,6 +29,7 @@ __all__ = [
     "Incident",
     "IncidentPage",
     "Incidents",
+    "Loads",
     "Mail",
     "Maintenances",
     "Notification",
@@ -38,6 +41,7 @@ __all__ = [
     "Recording",
     "Reminder",
     "Reminders",
+    "Runs",
     "SnapshotRecord",
     "Store",
     "TargetTakenError",
@@ -48,6 +52,7 @@ __all__ = [
     "Troubles",
     "Vitals",
     "Watched",
+    "Work",
     "Written",
 ]
 
@@ -68,6 +73,8 @@ class Store:
         self.incidents = Incidents(redis)
         self.trials = Trials(redis)
         self.vitals = Vitals(redis)
+        self.runs = Runs(redis)
+        self.loads = Loads(redis)
 
     def link_secret(self) -> bytes:
         return self.vitals.link_secret()

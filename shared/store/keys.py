@@ -59,6 +59,11 @@ monitor:queue                      hash    worker_thread, queue_size: the pool's
 monitor:batch                      hash    run, started_at, ended_at of the latest check batch (ms)
 monitor:scheduler:{name}           hash    beat (ms), pid, host of one scheduler; expires
 monitor:schedulers                 zset    scheduler name -> its last beat (ms)
+monitor:runs                       zset    run -> when its next sign of life is overdue (ms); a run is the id of a job
+monitor:run:{id}                   hash    number -> a piece of its work (JSON: began (ms), function, arguments); begun:
+                                           stays when there is none any more; expires
+monitor:load:{minute}              hash    what the runs that ended in that minute did: checks, cpu_us, flight_ms,
+                                           run_ms, open_ms; expires
 monitor:lease:{work}               string  job id of the run that works on a slot now; expires within seconds
 monitor:straggling:{slot}          zset    target id -> deadline (ms) of a check that outlives its slot's turn
 monitor:turn:{entry}               string  job id of the newest turn of a schedule entry
@@ -93,6 +98,7 @@ SNAPSHOT = "monitor:snapshot"
 SIGNING = "monitor:secret"
 QUEUE = "monitor:queue"
 BATCH = "monitor:batch"
+RUNS = "monitor:runs"
 SCHEDULERS = "monitor:schedulers"
 ASIDE = "monitor:schedule:aside"
 
@@ -159,6 +165,14 @@ def dead(box: str) -> str:
 
 def hold(box: str) -> str:
     return f"{box}:hold"
+
+
+def run(run_id: str) -> str:
+    return f"monitor:run:{run_id}"
+
+
+def load(minute: int) -> str:
+    return f"monitor:load:{minute}"
 
 
 def lease(work: str) -> str:

@@ -418,6 +418,20 @@ class Targets:
             found.setdefault(int(interval), set()).add(int(number))
         return found
 
+    def checks_per_second(self, default_interval: int) -> float:
+        """How many checks the schedule asks for, those of paused targets left out; one count a bucket."""
+        members = [member.decode().split(":") for member in self._redis.smembers(keys.BUCKETS)]
+        with self._redis.pipeline(transaction=False) as pipe:
+            for interval, number in members:
+                pipe.scard(keys.bucket(int(interval), int(number)))
+            counts = pipe.execute() if members else []
+        return float(
+            sum(
+                count / (int(interval) or default_interval)
+                for (interval, _), count in zip(members, counts, strict=True)
+            )
+        )
+
     def page(self, *, after: int = 0, limit: int = 100, status: Status | None = None) -> list[Watched]:
         """The next ``limit`` targets behind position ``after``, in the order of creation."""
         key = keys.status(status) if status else keys.TARGETS
