@@ -78,6 +78,7 @@ PURE = {
     "shared.assertions.reading",
     "shared.assertions.rules",
     "shared.baseline",
+    "shared.capacity",
     "shared.endpoint",
     "shared.addresses",
     "shared.maintenance",
