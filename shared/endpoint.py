@@ -23,6 +23,7 @@ _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECASE)
 _LOOKS_NUMERIC = re.compile(r"(?:0x[0-9a-f]*|[0-9]+)", re.IGNORECASE)
 _SECRET_NAME = re.compile(r"token|key|secret|pass|pwd|auth|sig|cred|session|jwt|^(?:code|otp|pin|sid)$", re.IGNORECASE)
 _LONG_RANDOM = re.compile(r"(?<![\w-])(?=[A-Za-z_-]*[0-9])(?=[0-9_-]*[A-Za-z])[A-Za-z0-9_-]{24,}", re.ASCII)
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
 _USERINFO = re.compile(r"//[^/]*@")
 _BIDI = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 MASK = "***"
@@ -34,6 +35,8 @@ def is_plain_text(text: str) -> bool:
     Such characters forge mail headers (Flask-Mail turns \\x0b, \\x0c and \\x1c to \\x1e into a line end), terminal
     output and the direction of what people read.
     """
+    if text.isascii():
+        return not _CONTROLS.search(text)
     for character in text:
         category = unicodedata.category(character)
         if category in ("Cc", "Cs", "Zl", "Zp") or unicodedata.bidirectional(character) in _BIDI:

@@ -21,12 +21,13 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, BinaryIO, Self
 
 import orjson
 from pydantic import TypeAdapter, ValidationError
@@ -36,10 +37,12 @@ from shared.maintenance import Maintenance
 from shared.monitor import MonitorError
 from shared.settings import Settings
 from shared.state import State, Status
-from shared.store import Watched
+from shared.store import Stored
 from shared.store.maintenance import MOST_WINDOWS
 
 FORMAT = 1
+_BUFFER_BYTES = 1024 * 1024
+_HEAD = re.compile(rb'\{"format": 1, "written_at": "[0-9TZ:-]{20}", "targets": \[\n')
 _ID = re.compile(r"[0-9a-f]{16}")
 _STATE: TypeAdapter[State | None] = TypeAdapter(State | None)
 
@@ -70,32 +73,37 @@ def digest_of(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def encode(targets: Iterable[Watched], maintenance: Iterable[Maintenance] = (), *, now: int) -> bytes:
-    """The file's content, one target or window a line, so that people can read and compare it."""
+def encode(targets: Iterable[Stored], maintenance: Iterable[Maintenance] = (), *, now: int) -> bytes:
+    """The whole file's content, of targets that are few; :func:`lines` in one piece."""
+    return b"".join(lines(targets, maintenance, now=now))
+
+
+def lines(targets: Iterable[Stored], maintenance: Iterable[Maintenance] = (), *, now: int) -> Iterator[bytes]:
+    """The file's content piece by piece, one target or window a line, so that people can read and compare it."""
     written_at = datetime.fromtimestamp(now / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    yield b'{"format": %d, "written_at": "%s", "targets": [\n' % (FORMAT, written_at.encode())
+    between = b""
+    for stored in targets:
+        yield between + _line(stored)
+        between = b",\n"
     windows = b",\n".join(orjson.dumps(_window_document(window)) for window in maintenance)
     planned = b', "maintenance": [\n%s\n]' % windows if windows else b""
-    lines = b",\n".join(orjson.dumps(_document(watched)) for watched in targets)
-    return b'{"format": %d, "written_at": "%s", "targets": [\n%s\n]%s}\n' % (
-        FORMAT,
-        written_at.encode(),
-        lines,
-        planned,
-    )
+    yield b"\n]%s}\n" % planned
 
 
 def _window_document(window: Maintenance) -> dict[str, Any]:
     return {"id": window.id, **window.document()}
 
 
-def _document(watched: Watched) -> dict[str, Any]:
-    document: dict[str, Any] = {"id": watched.target.id, **watched.target.check.document()}
-    if not watched.target.check.paused:
-        del document["paused"]
-    document["state"] = watched.state.document()
-    if watched.latest is not None:
-        document["latest"] = watched.latest
-    return document
+def _line(stored: Stored) -> bytes:
+    """One target; what stands in Redis is passed on without a look, for there may be a hundred thousand of them."""
+    document: dict[str, Any] = {"id": stored.id, **orjson.loads(stored.check)}
+    if not document.get("paused"):
+        document.pop("paused", None)
+    document["state"] = orjson.Fragment(stored.state)
+    if stored.latest is not None:
+        document["latest"] = orjson.Fragment(stored.latest)
+    return orjson.dumps(document)
 
 
 def read(path: Path) -> bytes | None:
@@ -115,14 +123,8 @@ def decode(content: bytes, path: Path) -> list[Saved]:
 
 def decode_all(content: bytes, path: Path) -> Contents:
     """What the file holds. Raises SnapshotError, which names the file, the target or window, and the field."""
-    try:
-        orjson.loads(content)
-        # People write this file too, and a name that stands twice would hide what stands first.
-        document = json.loads(content, object_pairs_hook=_once)
-    except _TwiceError as error:
-        raise SnapshotError(f"{path}: names {error} twice in one object") from None
-    except (ValueError, RecursionError) as error:
-        raise SnapshotError(f"{path}: is not complete JSON: {error}") from None
+    entries = _own_entries(content)
+    document = _parsed(content if entries is None else _frame(content), path)
     if not isinstance(document, dict) or not isinstance(document.get("targets"), list):
         raise SnapshotError(f'{path}: is not a snapshot: it must be an object with a list "targets"')
     if unknown := sorted(document.keys() - {"format", "written_at", "targets", "maintenance"}):
@@ -132,10 +134,56 @@ def decode_all(content: bytes, path: Path) -> Contents:
     windows = document.get("maintenance", [])
     if not isinstance(windows, list) or len(windows) > MOST_WINDOWS:
         raise SnapshotError(f"{path}: maintenance must be a list of at most {MOST_WINDOWS} windows")
+    entries = document["targets"] if entries is None else entries
     return Contents(
-        [_saved(entry, f"{path}: targets[{index}]") for index, entry in enumerate(document["targets"])],
+        [_saved(entry, f"{path}: targets[{index}]") for index, entry in enumerate(entries)],
         [_planned(entry, f"{path}: maintenance[{index}]") for index, entry in enumerate(windows)],
     )
+
+
+def _parsed(content: bytes, path: Path) -> Any:
+    """The JSON of the file, read with care. Raises SnapshotError."""
+    try:
+        orjson.loads(content)
+        # People write this file too, and a name that stands twice would hide what stands first.
+        return json.loads(content, object_pairs_hook=_once)
+    except _TwiceError as error:
+        raise SnapshotError(f"{path}: names {error} twice in one object") from None
+    except (ValueError, RecursionError) as error:
+        raise SnapshotError(f"{path}: is not complete JSON: {error}") from None
+
+
+def _own_entries(content: bytes) -> list[dict[str, Any]] | None:
+    """The targets of a file that is, to the letter, as :func:`encode` writes it; None of any other.
+
+    What is the same when it is written again holds no name twice, so that the care that people's files want, which
+    takes seconds for a hundred thousand targets, is not needed.
+    """
+    head = _HEAD.match(content)
+    if head is None:
+        return None
+    entries = []
+    for line in content[head.end() : _end_of_targets(content)].split(b",\n"):
+        try:
+            entry = orjson.loads(line)
+        except ValueError:
+            return None
+        if not isinstance(entry, dict) or orjson.dumps(entry) != line:
+            return None
+        entries.append(entry)
+    return entries
+
+
+def _frame(content: bytes) -> bytes:
+    """The file of :func:`encode` without its targets."""
+    head = _HEAD.match(content)
+    return content[: head.end() if head else 0] + content[_end_of_targets(content) :]
+
+
+def _end_of_targets(content: bytes) -> int:
+    """Where the first line ends behind which the list of targets does, too: no target begins with a bracket."""
+    end = content.find(b"\n]")
+    return end if end >= 0 else len(content)
 
 
 class _TwiceError(ValueError):
@@ -199,26 +247,63 @@ def preflight(settings: Settings) -> None:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Replace the file, whole or not at all, also when this process or the machine dies in between.
+    """Replace the file, as a :class:`Draft` does."""
+    with Draft(path) as draft:
+        draft.write(content)
+        draft.publish()
+
+
+class Draft:
+    """A new file that takes the place of the old one, whole or not at all, also when this process or the machine dies.
 
     There is one temporary name, so that a kill leaves no litter; the caller sees to it that there is one writer.
-    Raises SnapshotError; the old file is whole then.
+    Everything here raises SnapshotError; the old file is whole then.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(file.fileno(), 0o600)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._temporary = path.with_name(f".{path.name}.tmp")
+        self._digest = hashlib.sha256()
+        self._file: BinaryIO
+
+    def __enter__(self) -> Self:
+        with self._naming_the_file():
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            self._file = os.fdopen(descriptor, "wb", buffering=_BUFFER_BYTES)
+            os.fchmod(descriptor, 0o600)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         with suppress(OSError):
-            temporary.unlink()
-        raise SnapshotError(f"{path}: cannot be written: {error.strerror}") from None
+            self._file.close()
+        with suppress(OSError):
+            self._temporary.unlink()  # There is none any more where it was published.
+
+    def write(self, piece: bytes) -> None:
+        self._digest.update(piece)
+        with self._naming_the_file():
+            self._file.write(piece)
+
+    @property
+    def digest(self) -> str:
+        """Of what was written so far, as :func:`digest_of` has it."""
+        return self._digest.hexdigest()
+
+    def publish(self) -> None:
+        """Take the old file's place."""
+        with self._naming_the_file():
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._temporary.replace(self._path)
+            _sync_folder(self._path.parent)
+
+    @contextmanager
+    def _naming_the_file(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise SnapshotError(f"{self._path}: cannot be written: {error.strerror}") from None
 
 
 def _sync_folder(folder: Path) -> None:

@@ -27,9 +27,9 @@ from shared.maintenance import Maintenance
 from shared.monitor import Verdict
 from shared.queues import CHECK_TARGETS, CHECKS, Queues
 from shared.settings import Settings
-from shared.snapshot import SnapshotError, decode, encode, preflight, write
+from shared.snapshot import Draft, SnapshotError, decode, digest_of, encode, lines, preflight, write
 from shared.state import State, Status
-from shared.store import Store, Watched
+from shared.store import Store, Stored
 from tests.fakes import Killed, Wire, everywhere, put, record, settings_for, settle
 from tests.waiting import eventually
 from worker.snapshots import SnapshotKeeper
@@ -180,13 +180,13 @@ def test_a_long_run_keeps_its_lease(
     put(store, *[f"http://a.example/{number}" for number in range(1_500)])
     left: list[int] = []
 
-    def page(**wanted: Any) -> list[Watched]:
+    def stored(**wanted: Any) -> list[Stored]:
         left.append(redis.pttl("monitor:lease:snapshot-file"))
         redis.pexpire("monitor:lease:snapshot-file", 1_000)
-        return Store(redis).targets.page(**wanted)
+        return Store(redis).targets.stored(**wanted)
 
     run = keeper(redis, settings)
-    monkeypatch.setattr(run._store.targets, "page", page)
+    monkeypatch.setattr(run._store.targets, "stored", stored)
     run.keep()
     assert len(left) == 3
     assert min(left) > 1_000
@@ -492,12 +492,12 @@ def test_redis_emptied_while_the_targets_are_read_does_not_empty_the_file(
     before, content = everything(store), path.read_bytes()
     put(store, "http://c.example/")
 
-    def empty_first(**wanted: Any) -> list[Watched]:
+    def empty_first(**wanted: Any) -> list[Stored]:
         redis.flushall()
-        return Store(redis).targets.page(**wanted)
+        return Store(redis).targets.stored(**wanted)
 
     run = keeper(redis, settings)
-    monkeypatch.setattr(run._store.targets, "page", empty_first)
+    monkeypatch.setattr(run._store.targets, "stored", empty_first)
     run.keep()
     assert path.read_bytes() == content
 
@@ -534,13 +534,13 @@ def test_redis_emptied_and_born_again_while_the_targets_are_read_does_not_empty_
     content = path.read_bytes()
     store.vitals.set_snapshot(at=0)
 
-    def empty_and_bear(**wanted: Any) -> list[Watched]:
+    def empty_and_bear(**wanted: Any) -> list[Stored]:
         redis.flushall()
         Store(redis).vitals.bear()
-        return Store(redis).targets.page(**wanted)
+        return Store(redis).targets.stored(**wanted)
 
     run = keeper(redis, settings)
-    monkeypatch.setattr(run._store.targets, "page", empty_and_bear)
+    monkeypatch.setattr(run._store.targets, "stored", empty_and_bear)
     run.keep()
     assert path.read_bytes() == content
 
@@ -792,7 +792,8 @@ def test_an_edited_file_that_cannot_be_kept_is_not_overwritten(
 
 def contents(store: Store) -> tuple[bytes, bytes]:
     """Two snapshots of different lengths, both larger than one write of the disk."""
-    targets = put(store, *[f"http://a.example/{number}" for number in range(500)])
+    put(store, *[f"http://a.example/{number}" for number in range(500)])
+    targets = store.targets.stored(limit=500)
     return encode(targets, now=NOW), encode(targets[:100], now=NOW)
 
 
@@ -862,3 +863,62 @@ def test_the_writer_waits_for_the_disk_before_the_new_file_takes_the_old_ones_pl
     monkeypatch.setattr(Path, "replace", note_replace)
     write(path, b"{}")
     assert steps == ["sync file", "rename", "sync folder"]
+
+
+# --- many targets --------------------------------------------------------------------------------------------------
+
+
+def with_a_field_twice(content: bytes) -> bytes:
+    return content.replace(
+        b'"endpoint":"http://a.example/2"', b'"endpoint":"http://b.example/","endpoint":"http://b.example/2"'
+    )
+
+
+def with_a_field_that_no_target_has(content: bytes) -> bytes:
+    return content.replace(b'"endpoint":"http://a.example/2"', b'"endpoint":"http://a.example/2","colour":"red"')
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [(with_a_field_twice, "names 'endpoint' twice"), (with_a_field_that_no_target_has, "targets[2]: colour: ")],
+)
+def test_a_line_that_was_changed_in_our_own_file_is_read_with_the_same_care_as_a_file_by_hand(
+    store: Store, path: Path, change: Callable[[bytes], bytes], problem: str
+) -> None:
+    content, _ = contents(store)
+    changed = change(content)
+    assert changed != content
+    with pytest.raises(SnapshotError) as refusal:
+        decode(changed, path)
+    assert problem in str(refusal.value)
+
+
+def test_a_body_of_json_keeps_what_is_named_like_a_field_of_its_target(
+    store: Store, path: Path, keep: Callable[[], None]
+) -> None:
+    body = {"type": "json", "content": {"paused": False, "lines": ["]\n]", {"id": 1}]}}
+    put(store, "http://a.example/", "http://b.example/", method="POST", body=body)
+    before = everything(store)
+    keep()
+    assert [saved.check for saved in decode(path.read_bytes(), path)] == [check for _, check, _, _ in before]
+
+
+def test_a_snapshot_of_many_targets_is_never_held_as_a_whole(store: Store, path: Path) -> None:
+    put(store, "http://a.example/")
+    (stored,) = store.targets.stored()
+    taken = 0
+
+    def many() -> Iterator[Stored]:
+        nonlocal taken
+        for _ in range(20_000):
+            taken += 1
+            yield stored
+
+    seen = []
+    with Draft(path) as draft:
+        for piece in lines(many(), now=NOW):
+            seen.append(taken)
+            draft.write(piece)
+        draft.publish()
+    assert seen == [0, *range(1, 20_001), 20_000], "each is written before the next is read"
+    assert digest_of(path.read_bytes()) == draft.digest

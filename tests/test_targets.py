@@ -612,3 +612,19 @@ def test_a_file_that_says_paused_is_believed_over_its_state(store: Store) -> Non
     store.targets.restore([Saved(ID, check(paused=True), DOWN)], now=9_000)
     (watched,) = store.targets.load([ID])
     assert watched.state == replace(DOWN, status=Status.PAUSED, since=9_000, failures=0)
+
+
+def test_the_ids_of_a_status_are_those_of_all_its_targets_in_the_order_of_creation(store: Store) -> None:
+    targets = put(store, *[f"http://a.example/{number}" for number in range(2_100)])
+    assert list(store.targets.ids(Status.PENDING)) == [each.target.id for each in targets]
+    assert list(store.targets.ids(Status.UP)) == []
+
+
+def test_what_is_stored_is_read_as_it_stands_in_redis_in_the_same_pages(store: Store) -> None:
+    put(store, *[f"http://a.example/{number}" for number in range(5)])
+    pages = store.targets.page(limit=3), store.targets.page(after=3, limit=3), store.targets.page(after=5)
+    rows = store.targets.stored(limit=3), store.targets.stored(after=3, limit=3), store.targets.stored(after=5)
+    assert [[each.id for each in page] for page in rows] == [[each.target.id for each in page] for page in pages]
+    first, watched = rows[0][0], pages[0][0]
+    assert (first.order, first.state, first.latest) == (watched.order, watched.raw_state, None)
+    assert Check.model_validate_json(first.check) == watched.target.check

@@ -10,9 +10,9 @@ from dataclasses import replace
 
 from shared.queues import Queues
 from shared.settings import Settings
-from shared.snapshot import Saved, SnapshotError, decode, decode_all, digest_of, encode, read, set_aside, write
+from shared.snapshot import Draft, Saved, SnapshotError, decode, decode_all, digest_of, lines, read, set_aside
 from shared.state import Status
-from shared.store import SnapshotRecord, Store, Watched
+from shared.store import SnapshotRecord, Store, Stored
 
 WRITE_AT_LEAST_EVERY_MS = 60_000
 _PAGE = 1000
@@ -71,24 +71,20 @@ class SnapshotKeeper:
         saved = contents.targets
         # First of all, so that no check that begins here alarms anybody for what is planned.
         self._store.maintenance.restore(contents.maintenance)
-        pending: list[str] = []
+        restored: list[str] = []
         for start in range(0, len(saved), _PAGE):
             chunk = [self._with_expected_code(entry) for entry in saved[start : start + _PAGE]]
-            pending += [written.target.id for written in self._store.targets.restore(chunk, now=_now())]
+            restored += [written.target.id for written in self._store.targets.restore(chunk, now=_now())]
             self._prove_alive()
         self._store.vitals.set_snapshot(digest=digest_of(content), error="")
-        log.info("%d of the %d targets in %s were read", len(pending), len(saved), self._path.name)
-        unchecked = [each.target.id for each in self._load(pending) if each.state.status is Status.PENDING]
-        self._queues.enqueue_check(unchecked)
+        log.info("%d of the %d targets in %s were read", len(restored), len(saved), self._path.name)
+        unchecked = set(self._store.targets.ids(Status.PENDING))
+        self._queues.enqueue_check([each for each in restored if each in unchecked])
 
     def _with_expected_code(self, entry: Saved) -> Saved:
         """Fix the default at the moment a target is made, as ``POST /status`` does."""
         code = self._settings.expected_code(entry.check)
         return replace(entry, check=entry.check.model_copy(update={"expected_http_code": code}))
-
-    def _load(self, target_ids: list[str]) -> Iterator[Watched]:
-        for start in range(0, len(target_ids), _PAGE):
-            yield from self._store.targets.load(target_ids[start : start + _PAGE])
 
     # --- writing ---
 
@@ -99,19 +95,20 @@ class SnapshotKeeper:
         if changes == record.changes and not is_old and not record.error:
             return
         birth = vitals.birth()
-        content = encode(self._all(), self._store.maintenance.all(), now=_now())
-        # A Redis emptied while we read would otherwise empty the file too.
-        if birth is None or vitals.birth() != birth:
-            return
-        self._keep_foreign_file(record)
-        digest = digest_of(content)
-        vitals.set_snapshot(writing=digest)
-        write(self._path, content)
-        vitals.set_snapshot(digest=digest, changes=changes, at=_now(), error="")
+        with Draft(self._path) as draft:
+            for piece in lines(self._all(), self._store.maintenance.all(), now=_now()):
+                draft.write(piece)
+            # A Redis emptied while we read would otherwise empty the file too.
+            if birth is None or vitals.birth() != birth:
+                return
+            self._keep_foreign_file(record)
+            vitals.set_snapshot(writing=draft.digest)
+            draft.publish()
+        vitals.set_snapshot(digest=draft.digest, changes=changes, at=_now(), error="")
 
-    def _all(self) -> Iterator[Watched]:
+    def _all(self) -> Iterator[Stored]:
         after = 0
-        while page := self._store.targets.page(after=after, limit=_PAGE):
+        while page := self._store.targets.stored(after=after, limit=_PAGE):
             yield from page
             after = page[-1].order
             self._prove_alive()

@@ -16,7 +16,7 @@ from shared.store.outbox import Mail, Outbox, OutboxCounts
 from shared.store.recording import Defaults, Recorded, Recording
 from shared.store.reminders import Reminder, Reminders
 from shared.store.runs import Runs, Work
-from shared.store.targets import Targets, TargetTakenError, TooMuchChangeError, Watched, Written
+from shared.store.targets import Stored, Targets, TargetTakenError, TooMuchChangeError, Watched, Written
 from shared.store.trials import Trials
 from shared.store.troubles import Troubles
 from shared.store.vitals import QueueSettings, SnapshotRecord, Vitals
@@ -44,6 +44,7 @@ __all__ = [
     "Runs",
     "SnapshotRecord",
     "Store",
+    "Stored",
     "TargetTakenError",
     "Targets",
     "TooManyWindowsError",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import Any, Protocol
@@ -122,6 +122,13 @@ redis.call('INCR', 'monitor:changes')
 return 1
 """
 
+_READ = """
+-- ARGV: ids, about a thousand, for which Redis takes two milliseconds. A pipeline costs its reader twice as much CPU.
+local rows = {}
+for i, id in ipairs(ARGV) do rows[i] = redis.call('HMGET', 'monitor:target:' .. id, 'check', 'state', 'latest') end
+return rows
+"""
+
 log = logging.getLogger(__name__)
 
 _READ_FIELDS = ("check", "revision", "created_at", "order", "state", "latest", "baseline")
@@ -153,6 +160,17 @@ class Watched:
     """The state as it stands in Redis: what recording compares before it sets."""
     baseline: Baseline = field(default_factory=Baseline)
     """What is usual for this target."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A target as it stands in Redis, for whoever only passes it on; the last three are JSON, as it was written."""
+
+    id: str
+    order: int
+    check: bytes
+    state: bytes
+    latest: bytes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +236,7 @@ class Targets:
         self._redis: Any = redis  # redis-py cannot say that this client answers in bytes
         self._write = redis.register_script(_WRITE)
         self._delete = redis.register_script(_DELETE)
+        self._read = redis.register_script(_READ)
 
     # --- writing ---
 
@@ -434,9 +453,26 @@ class Targets:
 
     def page(self, *, after: int = 0, limit: int = 100, status: Status | None = None) -> list[Watched]:
         """The next ``limit`` targets behind position ``after``, in the order of creation."""
+        return self.load(target_id for target_id, _ in self._places(after, limit, status))
+
+    def stored(self, *, after: int = 0, limit: int = 100) -> list[Stored]:
+        """The same targets as :meth:`page`, not parsed: a fifth of the work."""
+        places = self._places(after, limit)
+        rows = self._read(args=[target_id for target_id, _ in places]) if places else []
+        return [Stored(*place, *row) for place, row in zip(places, rows, strict=True) if row[0] is not None]
+
+    def ids(self, status: Status) -> Iterator[str]:
+        """Of all targets in that status, in the order of creation, a thousand at a time."""
+        after = 0
+        while places := self._places(after, 1000, status):
+            yield from (target_id for target_id, _ in places)
+            after = places[-1][1]
+
+    def _places(self, after: int, limit: int, status: Status | None = None) -> list[tuple[str, int]]:
+        """The ids behind position ``after``, each with its own position."""
         key = keys.status(status) if status else keys.TARGETS
-        ids = self._redis.zrange(key, f"({after}", "+inf", byscore=True, offset=0, num=limit)
-        return self.load(raw.decode() for raw in ids)
+        rows = self._redis.zrange(key, f"({after}", "+inf", byscore=True, offset=0, num=limit, withscores=True)
+        return [(raw.decode(), int(order)) for raw, order in rows]
 
     def find(
         self, *, endpoint: str | None = None, title: str | None = None, after: int = 0, limit: int = 100
