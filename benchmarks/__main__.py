@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,17 @@ from benchmarks.machine import description
 from benchmarks.sites import sites
 
 ALERTS = ("delay", "storm", "chaos", "tarpit")
+LARGE = {
+    "growth": ("benchmarks.growth", "how the API, the scheduler and the snapshot stand 100,000 targets"),
+    "memory": ("benchmarks.memory", "what a target takes in Redis, and 2,000 hanging checks in a worker"),
+    "outage": ("benchmarks.outage", "10,000 targets that hang all at once"),
+    "steady": ("benchmarks.steady", "100,000 targets at 300 s: CPU and lateness"),
+}
 
 
 def main(words: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure the monitor on this machine.")
-    commands = parser.add_subparsers(dest="command", metavar="cost | alerts")
+    commands = parser.add_subparsers(dest="command", metavar="cost | alerts | growth | memory | outage | steady")
     cost = commands.add_parser("cost", help="what a check costs (unless said otherwise)")
     cost.add_argument("--before", metavar="REVISION", help="another revision of this project, to compare with")
     cost.add_argument("--count", type=int, default=2000, metavar="N", help="targets (2000)")
@@ -38,12 +45,19 @@ def main(words: Sequence[str]) -> None:
     alerts.add_argument("--kills", type=int, default=100, metavar="N", help="of the e-mail worker (100)")
     alerts.add_argument("--restarts", type=int, default=20, metavar="N", help="of Valkey (20)")
     alerts.add_argument("--seconds", type=float, default=35.0, metavar="N", help="beside a silent server (35)")
+    for name, (module, text) in LARGE.items():
+        large = commands.add_parser(name, help=text)
+        import_module(module).add_arguments(large)
+        large.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     for command in (cost, alerts):
         command.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
-    is_named = any(word in ("cost", "alerts", "-h", "--help") for word in words[:1])
+    is_named = any(word in ("cost", "alerts", *LARGE, "-h", "--help") for word in words[:1])
     arguments = parser.parse_args(words if is_named else ["cost", *words])
     print(description())
-    document = _alerts(arguments) if arguments.command == "alerts" else _cost(arguments)
+    if arguments.command in LARGE:
+        document = import_module(LARGE[arguments.command][0]).run(arguments)
+    else:
+        document = _alerts(arguments) if arguments.command == "alerts" else _cost(arguments)
     if arguments.json:
         arguments.json.write_text(json.dumps({"machine": description(), **document}, indent=1) + "\n")
 

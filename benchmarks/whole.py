@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -80,27 +81,44 @@ class Monitor:
             **{name: shlex.split(line) for name, line in procfile.processes.items()},
         }
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.redis = Redis.from_url(f"unix://{self._data}/valkey.sock")
+        self.redis = Redis.from_url(self.redis_url)
 
     def __enter__(self) -> Self:
         (self._data / "valkey").mkdir(parents=True)
         self._start(_VALKEY)
         until(self._has_redis, _PATIENCE_SECONDS)
+        self._start_working()
+        until(self.is_ready, _PATIENCE_SECONDS)
+        return self
+
+    def _start_working(self) -> None:
         for name in self._commands:
             if name != _VALKEY:
                 self._start(name)
-        until(self._is_ready, _PATIENCE_SECONDS)
-        return self
 
     def __exit__(self, *_: object) -> None:
+        self._stop_all()
+        self.redis.close()
+        self._folder.cleanup()
+
+    def _stop_all(self) -> None:
         working = [name for name in self._processes if name != _VALKEY]
         for names in (working, [_VALKEY]):
             for name in names:
                 self._processes[name].terminate()
             for name in names:
                 self._wait(name)
-        self.redis.close()
-        self._folder.cleanup()
+
+    def start_anew(self) -> float:
+        """Stop all, empty Valkey, and start all; the moment (monotonic) at which the first process was started."""
+        self._stop_all()
+        shutil.rmtree(self._data / "valkey")
+        (self._data / "valkey").mkdir()
+        self._start(_VALKEY)
+        until(self._has_redis, _PATIENCE_SECONDS)
+        began = time.monotonic()
+        self._start_working()
+        return began
 
     def _wait(self, name: str) -> None:
         try:
@@ -127,6 +145,27 @@ class Monitor:
         for name, process in self._processes.items():
             if process.poll() is not None:
                 self._start(name)
+
+    @property
+    def url(self) -> str:
+        return self._url
+
+    @property
+    def redis_url(self) -> str:
+        return f"unix://{self._data}/valkey.sock"
+
+    @property
+    def snapshot_path(self) -> Path:
+        return self._data / "targets.json"
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """By the name of the process."""
+        return {name: process.pid for name, process in self._processes.items()}
+
+    def log(self, name: str) -> str:
+        """What the process has said so far."""
+        return Path(self._folder.name, f"{name}.log").read_text(errors="replace")
 
     def children(self, name: str) -> list[int]:
         """The pids of what a process has forked: of a worker, the horse with the job."""
@@ -158,7 +197,7 @@ class Monitor:
         except RedisError:
             return False
 
-    def _is_ready(self) -> bool:
+    def is_ready(self) -> bool:
         self.keep()
         with suppress(requests.RequestException):
             return requests.get(f"{self._url}/readyz", timeout=5).status_code == 200
@@ -169,15 +208,18 @@ class Monitor:
         answer.raise_for_status()
         return answer.json()
 
-    def add(self, targets: list[dict[str, Any]]) -> list[str]:
-        """Post targets, and wait until each has its first good result; their ids."""
+    def post(self, path: str, **body: Any) -> None:
+        requests.post(f"{self._url}{path}", json=body, timeout=30).raise_for_status()
+
+    def add(self, targets: list[dict[str, Any]], seconds: float = _PATIENCE_SECONDS) -> list[str]:
+        """Post targets, and wait for ``seconds`` at the most until each has its first good result; their ids."""
         ids = []
         for at in range(0, len(targets), _PAGE):
             body = {"targets": targets[at : at + _PAGE]}
             answer = requests.post(f"{self._url}/status", json=body, timeout=60)
             answer.raise_for_status()
             ids += [target["id"] for target in answer.json()["data"]["targets"]]
-        until(lambda: self.count("up") == len(targets), _PATIENCE_SECONDS, meanwhile=self.keep)
+        until(lambda: self.count("up") == len(targets), seconds, meanwhile=self.keep)
         return ids
 
     def count(self, status: str) -> int:
