@@ -24,6 +24,8 @@ _LOOKS_NUMERIC = re.compile(r"(?:0x[0-9a-f]*|[0-9]+)", re.IGNORECASE)
 _SECRET_NAME = re.compile(r"token|key|secret|pass|pwd|auth|sig|cred|session|jwt|^(?:code|otp|pin|sid)$", re.IGNORECASE)
 _LONG_RANDOM = re.compile(r"(?<![\w-])(?=[A-Za-z_-]*[0-9])(?=[0-9_-]*[A-Za-z])[A-Za-z0-9_-]{24,}", re.ASCII)
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
+_READ_ALIKE = re.compile(r"https?://[a-z0-9.-]+(:[0-9]+)?(/[A-Za-z0-9/_.-]*)?(\?[A-Za-z0-9=&_.-]*)?")
+"""URLs in which there is nothing that two parsers could read differently: most of them, and asking both takes time."""
 _USERINFO = re.compile(r"//[^/]*@")
 _BIDI = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 MASK = "***"
@@ -76,7 +78,8 @@ def check_endpoint(endpoint: str) -> str:
     host, port = _split_port(hostport)
     _check_port(port)
     _check_host(host)
-    _check_parsers_agree(endpoint, host)
+    if not _READ_ALIKE.fullmatch(endpoint):
+        _check_parsers_agree(endpoint, host)
     return endpoint
 
 

@@ -17,6 +17,7 @@ with mode 0600.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -123,8 +124,21 @@ def decode(content: bytes, path: Path) -> list[Saved]:
 
 def decode_all(content: bytes, path: Path) -> Contents:
     """What the file holds. Raises SnapshotError, which names the file, the target or window, and the field."""
-    entries = _own_entries(content)
-    document = _parsed(content if entries is None else _frame(content), path)
+    with _without_collecting():
+        try:
+            own = list(_own_targets(content, path))
+        except _NotOursError:
+            own = None
+    return (
+        _contents(content, path)
+        if own is None
+        else Contents(own, _contents(_without_targets(content), path).maintenance)
+    )
+
+
+def _contents(content: bytes, path: Path) -> Contents:
+    """What any file holds, also one that people wrote. Raises SnapshotError."""
+    document = _parsed(content, path)
     if not isinstance(document, dict) or not isinstance(document.get("targets"), list):
         raise SnapshotError(f'{path}: is not a snapshot: it must be an object with a list "targets"')
     if unknown := sorted(document.keys() - {"format", "written_at", "targets", "maintenance"}):
@@ -134,9 +148,8 @@ def decode_all(content: bytes, path: Path) -> Contents:
     windows = document.get("maintenance", [])
     if not isinstance(windows, list) or len(windows) > MOST_WINDOWS:
         raise SnapshotError(f"{path}: maintenance must be a list of at most {MOST_WINDOWS} windows")
-    entries = document["targets"] if entries is None else entries
     return Contents(
-        [_saved(entry, f"{path}: targets[{index}]") for index, entry in enumerate(entries)],
+        [_saved(entry, f"{path}: targets[{index}]") for index, entry in enumerate(document["targets"])],
         [_planned(entry, f"{path}: maintenance[{index}]") for index, entry in enumerate(windows)],
     )
 
@@ -153,37 +166,57 @@ def _parsed(content: bytes, path: Path) -> Any:
         raise SnapshotError(f"{path}: is not complete JSON: {error}") from None
 
 
-def _own_entries(content: bytes) -> list[dict[str, Any]] | None:
-    """The targets of a file that is, to the letter, as :func:`encode` writes it; None of any other.
+class _NotOursError(ValueError):
+    """The file is not, to the letter, as :func:`lines` writes it."""
+
+
+def _own_targets(content: bytes, path: Path) -> Iterator[Saved]:
+    """The targets of a file as :func:`lines` writes it. Raises _NotOursError, perhaps late, and SnapshotError.
 
     What is the same when it is written again holds no name twice, so that the care that people's files want, which
     takes seconds for a hundred thousand targets, is not needed.
     """
     head = _HEAD.match(content)
     if head is None:
-        return None
-    entries = []
-    for line in content[head.end() : _end_of_targets(content)].split(b",\n"):
+        raise _NotOursError
+    start, end = head.end(), _end_of_targets(content)
+    index = 0
+    while start < end:
+        comma = content.find(b",\n", start, end)
+        line = content[start : comma if comma >= 0 else end]
         try:
             entry = orjson.loads(line)
         except ValueError:
-            return None
+            raise _NotOursError from None
         if not isinstance(entry, dict) or orjson.dumps(entry) != line:
-            return None
-        entries.append(entry)
-    return entries
+            raise _NotOursError
+        yield _saved(entry, f"{path}: targets[{index}]")
+        start += len(line) + 2
+        index += 1
 
 
-def _frame(content: bytes) -> bytes:
-    """The file of :func:`encode` without its targets."""
+def _without_targets(content: bytes) -> bytes:
+    """The file of :func:`lines` without its targets."""
     head = _HEAD.match(content)
     return content[: head.end() if head else 0] + content[_end_of_targets(content) :]
 
 
 def _end_of_targets(content: bytes) -> int:
-    """Where the first line ends behind which the list of targets does, too: no target begins with a bracket."""
+    """Where the line ends behind which the list of targets does, too: no target begins with a bracket."""
     end = content.find(b"\n]")
     return end if end >= 0 else len(content)
+
+
+@contextmanager
+def _without_collecting() -> Iterator[None]:
+    """Has the collector wait: it would look at hundreds of thousands of new values again and again, and keep all."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 class _TwiceError(ValueError):
@@ -242,8 +275,15 @@ def _is_possible(state: State) -> bool:
 def preflight(settings: Settings) -> None:
     """Refuse to start on a snapshot that cannot be read, before anything could overwrite it. Raises SnapshotError."""
     content = read(settings.snapshot_path)
-    if content is not None:
-        decode(content, settings.snapshot_path)
+    if content is None:
+        return
+    try:
+        for _ in _own_targets(content, settings.snapshot_path):
+            pass  # One by one: this process lives long, and keeps what memory it has had.
+    except _NotOursError:
+        decode_all(content, settings.snapshot_path)
+    else:
+        _contents(_without_targets(content), settings.snapshot_path)
 
 
 def write(path: Path, content: bytes) -> None:

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from urllib3.util import parse_url
 
+from shared import endpoint as endpoints
 from shared.check import Check
 from shared.endpoint import check_endpoint, check_title, redact, secret_parts
 
@@ -459,3 +460,15 @@ def test_a_long_random_word_is_shown_nowhere(secret: str, place: str) -> None:
 @given(st.one_of(URLS, st.text(), st.text(st.sampled_from("ab1:/@?#&;=%[]*"), max_size=30).map("http://".__add__)))
 def test_what_is_shown_is_not_changed_by_showing_it_again(endpoint: str) -> None:
     assert redact(redact(endpoint)) == redact(endpoint)
+
+
+@given(st.from_regex(endpoints._READ_ALIKE, fullmatch=True))
+def test_where_two_parsers_are_not_asked_they_would_agree(url: str) -> None:
+    host = url.partition("://")[2].partition("/")[0].partition("?")[0].partition(":")[0]
+    try:
+        endpoints._check_host(host)
+        port = urlsplit(url).port
+    except ValueError:
+        return  # Refused before anybody is asked.
+    if port != 0:
+        endpoints._check_parsers_agree(url, host)

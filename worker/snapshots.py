@@ -84,6 +84,8 @@ class SnapshotKeeper:
     def _with_expected_code(self, entry: Saved) -> Saved:
         """Fix the default at the moment a target is made, as ``POST /status`` does."""
         code = self._settings.expected_code(entry.check)
+        if code == entry.check.expected_http_code:
+            return entry
         return replace(entry, check=entry.check.model_copy(update={"expected_http_code": code}))
 
     # --- writing ---

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import Any, Protocol
@@ -368,16 +368,14 @@ class Targets:
         raise TooMuchChangeError("the targets are changing too fast to be restored")
 
     def _draft_restored(self, saved: Sequence[Restorable], now: int) -> list[tuple[_Draft, Restorable]]:
-        with self._redis.pipeline(transaction=False) as pipe:
-            for entry in saved:
-                pipe.hexists(keys.IDENTITY, digest(entry.check.title, entry.check.endpoint))
-                pipe.exists(keys.target(entry.id or ""))
-            answers = pipe.execute()
+        identities = [digest(each.check.title, each.check.endpoint) for each in saved]
+        known = self._redis.hmget(keys.IDENTITY, identities) if identities else []
+        taken = self._existing({entry.id for entry in saved if entry.id})
         drafts: dict[tuple[str | None, str], tuple[_Draft, Restorable]] = {}
         ids: set[str] = set()
-        for entry, is_known, has_id in zip(saved, answers[::2], answers[1::2], strict=True):
+        for entry, owner in zip(saved, known, strict=True):
             identity = (entry.check.title, entry.check.endpoint)
-            if is_known or has_id or identity in drafts:
+            if owner or entry.id in taken or identity in drafts:
                 continue
             # Somebody who writes a file by hand copies lines, ids included.
             own_id = entry.id if entry.id not in ids else None
@@ -385,6 +383,16 @@ class Targets:
             ids.add(draft.id)
             drafts[identity] = (draft, entry)
         return list(drafts.values())
+
+    def _existing(self, target_ids: Set[str]) -> Set[str]:
+        """Those that are there. In a Redis that was lost none is, and one question says so."""
+        names = [keys.target(each) for each in target_ids]
+        if not names or not self._redis.exists(*names):
+            return frozenset()
+        with self._redis.pipeline(transaction=False) as pipe:
+            for name in names:
+                pipe.exists(name)
+            return {each for each, is_there in zip(target_ids, pipe.execute(), strict=True) if is_there}
 
     def _commit(self, drafts: Sequence[_Draft], now: int, restored: Sequence[Restorable] = ()) -> str:
         arguments: list[Any] = [now]
