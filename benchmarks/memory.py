@@ -25,7 +25,7 @@ from shared.check import Check
 from shared.monitor import AnswerSeen, Attempt, CertificateSeen, CheckResult, Reason, Verdict
 from shared.queues import CHECK_TARGETS, CHECKS, Queues
 from shared.settings import Settings
-from shared.store import Defaults, Store, Watched
+from shared.store import Defaults, Store, Watched, keys
 
 INTERVAL_SECONDS = 300
 TURNS = 86_400 // INTERVAL_SECONDS
@@ -88,9 +88,14 @@ def _redis_bytes(count: int, folder: Path) -> dict[str, float]:
             writer.join()
             assert writer.exitcode == 0, "a writer failed"
         seconds = time.monotonic() - began
+        # The same of any number of targets, and much of little.
+        events: Any = client.memory_usage(keys.EVENTS, samples=0)
+        used = _used(client) - before
         kept = min(len(Store(client).recording.history(each, limit=400)) for each in _some_ids(client))
         return {
-            "bytes_a_target": (_used(client) - before) / count,
+            "bytes_a_target": (used - events) / count,
+            "bytes_a_target_with_events": used / count,
+            "bytes_of_the_event_stream": events,
             "bytes_before_any_check": (bare - before) / count,
             "resident_bytes_a_target": memory_mb(pid) * 1024 * 1024 / count,
             "results_kept": kept,
@@ -109,7 +114,7 @@ def _used(client: Redis) -> int:
 
 
 def _some_ids(client: Redis) -> list[str]:
-    found: Any = client.zrange("monitor:targets", 0, 99)
+    found: Any = client.zrange(keys.TARGETS, 0, 99)
     return [raw.decode() for raw in found]
 
 
@@ -123,7 +128,7 @@ def _write_a_day(url: str, settings: Settings, at: int, count: int, seed: int) -
     defaults = Defaults.of(settings)
     with Redis.from_url(url) as client:
         store = Store(client)
-        found: Any = client.zrange("monitor:targets", at, at + count - 1)
+        found: Any = client.zrange(keys.TARGETS, at, at + count - 1)
         ids = [raw.decode() for raw in found]
         sites = {each: _Site(chance) for each in ids}
         first = _first_turn()
