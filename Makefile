@@ -33,7 +33,7 @@ lint: $(TEST_STAMP) ## formatting, lint, types and the import rule
 	$(VENV)/bin/lint-imports --no-cache
 
 bench: $(BENCH_STAMP) ## measure what a check costs on this machine
-	$(VENV)/bin/python -m benchmarks
+	$(VENV)/bin/python -m benchmarks all
 
 clean: ## remove the virtual environment and caches; keeps data/
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .schemathesis

@@ -1,85 +1,43 @@
-"""What one check costs in CPU, over plain HTTP and HTTPS; and what it cost at another revision."""
+"""What a check costs, here and at another revision: :mod:`benchmarks.costs` and :mod:`benchmarks.hanging`."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+import argparse
+import tempfile
+from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
-from statistics import median
 
-from benchmarks.machine import redis_running
-from benchmarks.sites import Sites
-
-_MEASURED = Path(__file__).with_name("measured.py")
-PROJECT = Path(__file__).resolve().parent.parent
-KINDS = ("http", "https")
+from benchmarks.costs import PROJECT, costs, revision
+from benchmarks.hanging import TIMEOUT_SECONDS, hanging
+from benchmarks.sites import sites
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """CPU milliseconds of one check; ``ratio`` is the total to that of the first tree."""
-
-    kind: str
-    tree: str
-    worker_ms: float
-    redis_ms: float
-    total_ms: float
-    ratio: float
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--before", metavar="REVISION", help="another revision of this project, to compare with")
+    parser.add_argument("--count", type=int, default=2000, metavar="N", help="targets (2000)")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="how often each is measured (5)")
 
 
-def costs(trees: Mapping[str, Path], sites: Sites, folder: Path, *, count: int, rounds: int) -> list[Cost]:
-    """What a check costs in each tree, by name; medians over ``rounds``, in which the trees take turns."""
-    rows: list[Cost] = []
-    with redis_running(folder) as (url, pid):
-        for kind in KINDS:
-            found: dict[str, list[tuple[float, float]]] = {name: [] for name in trees}
-            for _ in range(rounds):
-                for name, tree in trees.items():
-                    found[name].append(_measure(tree, url, pid, getattr(sites, kind), sites.ca_file, folder, count))
-            totals = {name: median(map(sum, parts)) for name, parts in found.items()}
-            first = next(iter(totals.values()))
-            for name, parts in found.items():
-                worker_ms, redis_ms = (median(each) for each in zip(*parts, strict=True))
-                rows.append(Cost(kind, name, worker_ms, redis_ms, totals[name], totals[name] / first))
-    return rows
+def run(arguments: argparse.Namespace) -> dict[str, object]:
+    with ExitStack() as stack:
+        # The path of a Unix socket holds 108 bytes at most.
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        trees = {"now": PROJECT}
+        if arguments.before:
+            trees = {arguments.before: stack.enter_context(revision(arguments.before, folder)), **trees}
+        where = stack.enter_context(sites(folder))
+        rows = costs(trees, where, _made(folder / "cost"), count=arguments.count, rounds=arguments.rounds)
+        print(f"\nCPU of one check, ms, {arguments.count} targets in batches of 400, median of {arguments.rounds}")
+        print(f"{'':8}{'revision':>12}{'worker':>9}{'redis':>9}{'total':>9}{'ratio':>8}")
+        for row in rows:
+            print("{kind:8}{tree:>12}{worker_ms:9.3f}{redis_ms:9.3f}{total_ms:9.3f}{ratio:8.2f}".format(**asdict(row)))
+        waited = hanging(where, _made(folder / "hanging"))
+        print(f"\n1,000 targets, 50 of them hanging until their timeout of {TIMEOUT_SECONDS} s, one worker")
+        print("the other 950 recorded after {good_seconds:.2f} s, all after {all_seconds:.2f} s".format(**waited))
+    return {"cost": [asdict(row) for row in rows], "hanging": waited}
 
 
-def _measure(
-    tree: Path, redis_url: str, redis_pid: int, endpoint: str, ca_file: str, folder: Path, count: int
-) -> tuple[float, float]:
-    kept = {name: value for name, value in os.environ.items() if name in ("HOME", "LANG", "PATH")}
-    done = subprocess.run(
-        [sys.executable, str(_MEASURED), redis_url, str(redis_pid), endpoint, str(count), "3"],
-        cwd=tree,
-        env={
-            **kept,
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "REDIS_URL": redis_url,
-            "DATA_DIR": str(folder),
-            "SSL_CERT_FILE": ca_file,
-            "MAX_PER_HOST": "1000",
-            "DEFAULT_HTTP_TIMEOUT": "60",
-        },
-        stdout=subprocess.PIPE,
-        check=True,
-        text=True,
-    )
-    found = json.loads(done.stdout.splitlines()[-1])
-    return median(found["worker_ms"]), median(found["redis_ms"])
-
-
-@contextmanager
-def revision(name: str, folder: Path) -> Iterator[Path]:
-    """The tree of another revision of this project, in a folder of its own while it is looked at."""
-    tree = folder / "revision"
-    git = ["git", "-C", str(PROJECT), "worktree"]
-    subprocess.run([*git, "add", "--quiet", "--detach", str(tree), name], check=True)
-    try:
-        yield tree
-    finally:
-        subprocess.run([*git, "remove", "--force", str(tree)], check=True)
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
