@@ -32,8 +32,8 @@ lint: $(TEST_STAMP) ## formatting, lint, types and the import rule
 	$(VENV)/bin/python -m mypy $(PACKAGES)
 	$(VENV)/bin/lint-imports --no-cache
 
-bench: $(BENCH_STAMP) ## measure what a check costs on this machine
-	$(VENV)/bin/python -m benchmarks all
+bench: $(BENCH_STAMP) ## measure the monitor beside others; writes benchmarks/results.json and results.svg
+	$(VENV)/bin/python -m benchmarks all --json benchmarks/results.json --picture benchmarks/results.svg
 
 clean: ## remove the virtual environment and caches; keeps data/
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .schemathesis

@@ -1,0 +1,57 @@
+"""The benchmarks run and find something: figures are nobody's promise here, that there are any is."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from benchmarks.__main__ import COMMANDS, main
+from benchmarks.sites import KINDS, good
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What a small comparison wrote: the monitor and the plain way, twenty targets, once."""
+    file = tmp_path_factory.mktemp("bench") / "found.json"
+    choice = ["--systems", "monitor", "plain", "--kinds", "http", "all refused"]
+    main(["compare", "--sizes", "20", "--rounds", "1", "--checks", "20", *choice, "--json", str(file)])
+    return json.loads(file.read_text())
+
+
+@pytest.mark.parametrize("kind", ["http", "all refused"])
+@pytest.mark.parametrize("system", ["monitor", "plain"])
+def test_a_comparison_finds_what_a_check_costs(found: Any, kind: str, system: str) -> None:
+    (row,) = (row for row in found["compare"]["rows"] if row["kind"] == kind)
+    figures = row["systems"][system]
+    assert figures["checks"] == 20
+    assert figures["wrong"] == 0
+    assert figures["cpu_ms"] > 0
+    assert figures["cpu_ms"] == pytest.approx(sum(figures["cpu_ms_by_part"].values()))
+    assert figures["checks_per_second"] > 0
+    assert figures["memory_mb"] > 10
+
+
+def test_a_comparison_says_how_many_times_as_much_the_plain_way_costs(found: Any) -> None:
+    for row in found["compare"]["rows"]:
+        costs = {name: figures["cpu_ms"] for name, figures in row["systems"].items()}
+        assert row["plain_to_monitor"] == pytest.approx(costs["plain"] / costs["monitor"])
+        assert row["monitor_to_blackbox"] is None
+
+
+def test_of_the_kind_with_hanging_targets_one_in_twenty_hangs() -> None:
+    assert {kind: good(kind, 101) for kind in KINDS} == {
+        "http": 101,
+        "https": 101,
+        "hanging 5 %": 95,
+        "all hanging": 0,
+        "all refused": 0,
+    }
+
+
+@pytest.mark.parametrize("command", ["all", *COMMANDS])
+def test_each_command_tells_what_it_can_be_asked(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+    assert "--json" in capsys.readouterr().out
