@@ -36,9 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = ", ".join(KINDS).replace("%", "%%")
     parser.add_argument("--kinds", choices=KINDS, nargs="+", default=KINDS, metavar="KIND", help=kinds)
     parser.add_argument("--systems", choices=SYSTEMS, nargs="+", default=SYSTEMS, metavar="NAME", help="some of them")
-    parser.add_argument(
-        "--rounds", type=int, default=3, metavar="N", help=f"of which the median counts (3); {LARGE}: 1"
-    )
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help=f"the median counts (3); {LARGE}: 1")
+    parser.add_argument("--checks", type=int, metavar="N", help="in one turn at the least (4000; 1000 where some hang)")
+    parser.add_argument("--idle", type=float, default=3.0, metavar="N", help="seconds to learn what idling costs (3)")
 
 
 def run(arguments: argparse.Namespace) -> dict[str, object]:
@@ -53,7 +53,9 @@ def run(arguments: argparse.Namespace) -> dict[str, object]:
             for size in sorted(arguments.sizes):
                 names = [name for name in arguments.systems if name not in missing and (name != "plain" or not plain)]
                 rounds = 1 if size >= LARGE else arguments.rounds
-                found = _Cell(kind, size, where, arguments.checks or _CHECKS[kind]).measure(names, rounds)
+                found = _Cell(kind, size, where, arguments.checks or _CHECKS[kind], arguments.idle).measure(
+                    names, rounds
+                )
                 # One job a check costs the same however many there are.
                 plain = found.get("plain", plain)
                 rows.append(_row(kind, size, {**found, **({"plain": plain} if plain else {})}))
@@ -94,6 +96,7 @@ class _Cell:
     size: int
     sites: Sites
     checks: int
+    idle_seconds: float
     _systems: dict[str, System] = field(default_factory=dict)
 
     def measure(self, names: Sequence[str], rounds: int) -> dict[str, Json]:
@@ -102,6 +105,7 @@ class _Cell:
         with ExitStack() as stack:
             for name in names:
                 if (system := self._made(name)) is not None:
+                    system.idle_seconds = self.idle_seconds
                     self._systems[name] = stack.enter_context(system)
             for _ in range(rounds):
                 for name, system in self._systems.items():

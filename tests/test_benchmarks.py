@@ -16,7 +16,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What a small comparison wrote: the monitor and the plain way, twenty targets, once."""
     file = tmp_path_factory.mktemp("bench") / "found.json"
     choice = ["--systems", "monitor", "plain", "--kinds", "http", "all refused"]
-    main(["compare", "--sizes", "20", "--rounds", "1", "--checks", "20", *choice, "--json", str(file)])
+    main(["compare", "--sizes", "20", "--rounds", "1", "--checks", "20", "--idle", "0.1", *choice, "--json", str(file)])
     return json.loads(file.read_text())
 
 

@@ -43,8 +43,6 @@ def installed() -> str | None:
 class Blackbox(System):
     """Each of ``urls``, of which so many are ``good``, ``cycles`` times a turn, ``in_flight`` of them at once."""
 
-    idle_seconds = 1.0
-
     def __init__(
         self,
         urls: Sequence[str],
