@@ -13,10 +13,10 @@ from benchmarks.sites import KINDS, good
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """What a small comparison wrote: the monitor and the plain way, twenty targets, once."""
+    """What a small comparison wrote: the monitor and the plain way, ten targets, once."""
     file = tmp_path_factory.mktemp("bench") / "found.json"
     choice = ["--systems", "monitor", "plain", "--kinds", "http", "all refused"]
-    main(["compare", "--sizes", "20", "--rounds", "1", "--checks", "20", "--idle", "0.1", *choice, "--json", str(file)])
+    main(["compare", "--sizes", "10", "--rounds", "1", "--checks", "10", "--idle", "0.1", *choice, "--json", str(file)])
     return json.loads(file.read_text())
 
 
@@ -25,7 +25,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_a_comparison_finds_what_a_check_costs(found: Any, kind: str, system: str) -> None:
     (row,) = (row for row in found["compare"]["rows"] if row["kind"] == kind)
     figures = row["systems"][system]
-    assert figures["checks"] == 20
+    assert figures["checks"] == 10
     assert figures["wrong"] == 0
     assert figures["cpu_ms"] > 0
     assert figures["cpu_ms"] == pytest.approx(sum(figures["cpu_ms_by_part"].values()))
