@@ -6,6 +6,7 @@ address inside, and 192.0.0.192 is the metadata service of Oracle's cloud.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 Address = IPv4Address | IPv6Address
@@ -54,6 +55,7 @@ _TRANSLATED = [
 ]
 
 
+@lru_cache(maxsize=4096)
 def parse_address(text: str) -> Address | None:
     """The address that a literal spells in its one canonical notation; None for everything else."""
     try:

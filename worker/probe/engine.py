@@ -15,6 +15,7 @@ import certifi
 from shared.monitor import CheckResult, Target
 from shared.settings import Settings
 from shared.signals import check_retried, check_started
+from worker.probe.absence import Absences
 from worker.probe.failure import FAULTS
 from worker.probe.interrupts import interrupts_put_off
 from worker.probe.judge import Case, Judge
@@ -33,8 +34,6 @@ BEGUN_A_TURN = 8
 looked at in between and their timings stay true."""
 JUDGED_WITHIN_SECONDS = 4.0
 """After an attempt's deadline its assertions have so long to be judged, while others are judged before them."""
-ABSENT_SECONDS = 0.05
-"""A loop that is away for less is not said to be: answers wait that long in a busy system, too."""
 
 
 class Engine:
@@ -76,7 +75,9 @@ class Engine:
         self._transfers: dict[Transfer, CheckRun] = {}
         self._idle: list[Transfer] = []
         self._finished: list[CheckResult] = []
-        self._expected_back = 0.0
+        self._begun: list[tuple[str, int]] = []
+        self._absences = Absences()
+        self._expected_back = time.monotonic()
         self._resolver = Resolver()
         self._name_servers = NameServers()
         self._doubtful: list[CheckRun] = []  # ended without an answer to their name; perhaps by our fault
@@ -105,7 +106,7 @@ class Engine:
         It waits in line while ``max_transfers`` attempts are under way, or ``max_per_host`` to its host or proxy,
         unless it is to begin ``at_once``.
         """
-        run = CheckRun(target, Origin(scheduled_at, enqueued_at, self._by), self._settings)
+        run = CheckRun(target, Origin(scheduled_at, enqueued_at, self._by), self._settings, self._absences)
         run.is_at_once = at_once
         self._runs.add(run)
         self._line.join(run)
@@ -124,6 +125,11 @@ class Engine:
                 finished, self._finished = self._finished, []
                 return finished
             self._wait(left)
+
+    def begun(self) -> list[tuple[str, int]]:
+        """The checks that began since the last call: ids of their targets, and when (ms)."""
+        begun, self._begun = self._begun, []
+        return begun
 
     @property
     def in_flight(self) -> int:
@@ -160,7 +166,7 @@ class Engine:
     def _turn(self) -> None:
         """One round: what the network has for us, then what the clock has, then new attempts."""
         now = time.monotonic()
-        self._note_absence(now - self._expected_back, is_owner=True)
+        self._absences.note(self._expected_back, now, is_deaf=True)
         woken = self._wire.move(now)
         if self._resolver.wake_fd in woken:
             self._take_lookups()
@@ -175,7 +181,7 @@ class Engine:
             self._settle_doubt()
         self._expected_back = time.monotonic()
         # A long turn of our own spoils what is measured, but nothing was missed in it.
-        self._note_absence(self._expected_back - now, is_owner=False)
+        self._absences.note(now, self._expected_back, is_deaf=False)
 
     def _wait(self, longest: float) -> None:
         now = time.monotonic()
@@ -186,26 +192,16 @@ class Engine:
             until = now
         self._expected_back = self._wire.wait(now, until)
 
-    def _note_absence(self, seconds: float, *, is_owner: bool) -> None:
-        """Nobody looked: what was late meanwhile may have been in time; and, where the owner or the whole process was
-        away, what timed out too.
-        """
-        if seconds < ABSENT_SECONDS:
-            return
-        for run in self._line.begun:
-            if run.case is None:  # Else its answer is there, and its time known.
-                run.lost_seconds += seconds
-                if is_owner:
-                    run.missed_seconds += seconds
-
     # --- one attempt, step by step ----------------------------------------------------------------------------------
 
     def _begin(self, run: CheckRun) -> None:
         is_first = not run.started_at
         try:
             run.begin(time.monotonic())
-            if is_first and check_started.receivers:
-                check_started.send(self, target=run.target, at=run.started_at)
+            if is_first:
+                self._begun.append((run.target.id, run.started_at))
+                if check_started.receivers:
+                    check_started.send(self, target=run.target, at=run.started_at)
             self._send(run)
         except FAULTS as fault:
             self._break_off(run, fault)

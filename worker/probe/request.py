@@ -18,11 +18,22 @@ from shared.check import BasicAuth, BearerAuth, Body, Check, FormBody, JsonBody,
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
+_LAST_PORT = 65_535
+
 _HEADERS = {"User-Agent": "http-monitoring/1.0", "Accept": "*/*"}
 
 _WITH_BODY = ("POST", "PUT", "PATCH")
 
 _LOOKS_NUMERIC = re.compile(r"(?:.*\.)?(?:0x[0-9a-f]*|[0-9]+)\.?")
+
+_AS_IT_IS = re.compile(
+    r"(https?)://"
+    r"((?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?|[1-9][0-9]{0,2}(?:\.[0-9]{1,3}){3})"
+    r"(?::([1-9][0-9]{0,4}))?"
+    r"((?:/(?![.])[\w.~!$&'()*+,;=:@-]*)+(?:\?[\w.~!$&'()*+,;=:@/-]+)?)?",
+    re.ASCII,
+)
+"""Scheme, host, port and path of a URL that requests would send as it stands; most are like this."""
 
 Line = str | bytes
 """A header's whole line; bytes, UTF-8, where it is not ASCII: pycurl takes no other text."""
@@ -78,7 +89,13 @@ class Outgoing:
     @classmethod
     def to(cls, url: str) -> Self:
         """A plain GET of a URL without a user name."""
-        # The whole preparation takes 60 us and the URL 10 us of it; the rest is the same for all.
+        # The whole preparation takes 60 us and the URL 25 us of it; the rest is the same for all.
+        if found := _AS_IT_IS.fullmatch(url):
+            scheme, host, port, path = found.groups()
+            is_literal = host[0].isdigit()
+            number = int(port) if port else DEFAULT_PORTS[scheme]
+            if number <= _LAST_PORT and (not is_literal or parse_address(host) is not None):
+                return cls(url if path else f"{url}/", PLAIN_LINES, scheme, host, number, is_literal)
         prepared = PreparedRequest()
         prepared.prepare_url(url, None)
         return cls._aimed(prepared.url or "", PLAIN_LINES, "GET", None)

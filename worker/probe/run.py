@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from zlib import crc32
 
 from shared.addresses import parse_address
@@ -12,6 +13,7 @@ from shared.assertions import Answer, Broken, Finding, TooMuchError, quick_findi
 from shared.check import Check
 from shared.monitor import AnswerSeen, Attempt, CheckResult, Reason, Target, Verdict
 from shared.settings import Settings
+from worker.probe.absence import Absences
 from worker.probe.certificate import certificate_days, certificate_seen
 from worker.probe.evidence import LONGEST_BODY, concealer, evidence, leads_to, summary, without_secrets
 from worker.probe.exchange import Exchange, header_fields
@@ -45,6 +47,8 @@ SHORTEST_LOOK_SECONDS = 0.05
 LOOK_EVERY_SECONDS = 3600
 """How often the certificate of a target that is well is looked at, about; see :meth:`CheckRun._reads_certificate`."""
 
+_OF_ONE_STEP = ("connect", "wait")
+"""Phases in which one thing is waited for, which the kernel or the server does without us."""
 _REPEATABLE = (None, "GET", "HEAD", "OPTIONS")
 
 Place = str
@@ -71,15 +75,11 @@ class CheckRun:
     answers that the attempt is over; then :meth:`wait_seconds` says whether there is another.
     """
 
-    def __init__(self, target: Target, origin: Origin, settings: Settings) -> None:
+    def __init__(self, target: Target, origin: Origin, settings: Settings, absences: Absences) -> None:
         check = target.check
         self.target = target
         self.timeout_seconds = settings.timeout(check)
         self.started_at = 0
-        self.lost_seconds = 0.0
-        """How long the engine did not look during the attempt: what took that long may have taken less."""
-        self.missed_seconds = 0.0
-        """The part of it in which nobody heard the network: what timed out may have been in time."""
         self.step = 0
         """Counts what was begun, so that the engine can tell a late notice from a current one."""
         self.hop: Hop
@@ -104,6 +104,7 @@ class CheckRun:
         self._settings = settings
         self._origin = origin
         self._rules = Rules(settings.block_private_networks, check.ip_version)
+        self._absences = absences
         self._retries: Retries | None = None
         self._first: Outgoing | None = None
         self._place: Place | None = None
@@ -119,11 +120,11 @@ class CheckRun:
         self._address: str | None = None
         self._status_code: int | None = None
         self._failure = None
+        self._began = 0.0
         self._is_looking = False
         self._is_over = False
         self._drop_case()
-        self.lost_seconds = 0.0
-        self.missed_seconds = 0.0
+        self._lost_seconds = 0.0
 
     @property
     def place(self) -> Place:
@@ -135,16 +136,19 @@ class CheckRun:
             try:
                 self._first = Outgoing.prepare(self._check)
                 proxy = Proxy.parse(self._check.proxy) if self._check.proxy else None
-                host = (proxy.host if proxy else self._first.host).lower().rstrip(".")
+                host = proxy.host if proxy else self._first.host
             except FAULTS:
                 host = ""
-            self._place = str(parse_address(host) or host)
+            self._place = _place(host)
         return self._place
 
     def begin(self, now: float) -> None:
         """Begins an attempt; ``now`` is monotonic. Raises ValueError for a URL that requests cannot prepare."""
-        self._clear()
+        if self.started_at:
+            self._clear()
+        self._attempt_at = now_ms()
         self.started_at = self.started_at or self._attempt_at
+        self._began = now
         self.deadline = now + self.timeout_seconds
         self._first = self._first or Outgoing.prepare(self._check)
         self.hop = self._hop(self._first, Way.of(self._check))
@@ -188,6 +192,8 @@ class CheckRun:
     def exchanged(self, exchange: Exchange) -> bool:
         if self._is_looking:
             return self._looked(exchange)
+        # What took that long may have taken less.
+        self._lost_seconds = self._absences.lost_since(self._began)
         for name, ms in exchange.phases.items():
             self._spend(name, ms)
         self._address = exchange.address
@@ -224,7 +230,7 @@ class CheckRun:
             self.case = None
 
     def fail(self, failure: Failure) -> bool:
-        if failure.reason is Reason.TIMEOUT and self.missed_seconds > self.timeout_seconds / 4:
+        if failure.reason is Reason.TIMEOUT and self._missed_seconds(failure) > self.timeout_seconds / 4:
             failure = held_up()
         self._failure = failure
         if self._wants_a_look(failure):
@@ -233,6 +239,16 @@ class CheckRun:
             self.hop = self.hop.for_a_look()
             return False
         return self._end()
+
+    def _missed_seconds(self, failure: Failure) -> float:
+        """How much of the attempt was lost on it because nobody listened."""
+        way = self.hop.way
+        waited_ms = 0.0
+        if failure.phase == "dns":
+            waited_ms = self._phases.get("dns", 0.0)
+        elif failure.phase in _OF_ONE_STEP and self._exchange is not None and (way is None or way.proxy is None):
+            waited_ms = self._exchange.phases.get(failure.phase, 0.0)
+        return self._absences.missed(self._began, self.deadline - waited_ms / 1000, self.deadline)
 
     def fault(self, error: BaseException) -> None:
         """Something broke in the monitor itself."""
@@ -289,7 +305,7 @@ class CheckRun:
             body=exchange.body,
             elapsed_ms=self._elapsed_ms,
             certificate_days=certificate_days(certificate_seen(exchange.chain), now_ms()),
-            lost_ms=self.lost_seconds * 1000,
+            lost_ms=self._lost_seconds * 1000,
             conceal=concealer(self._check),
         )
         try:
@@ -345,7 +361,7 @@ class CheckRun:
 
     def result(self) -> CheckResult:
         failure = self._failure
-        verdict, sentence = _verdict(failure, self._check, self._elapsed_ms, self.lost_seconds * 1000)
+        verdict, sentence = _verdict(failure, self._check, self._elapsed_ms, self._lost_seconds * 1000)
         return CheckResult(
             target_id=self.target.id,
             revision=self.target.revision,
@@ -368,6 +384,12 @@ class CheckRun:
         if failure is not None:
             return evidence(self._check, self.hop.request, exchange or Exchange(0.0, {}), self._redirects)
         return summary(self._check, exchange, self._redirects) if exchange else None
+
+
+@lru_cache(maxsize=4096)
+def _place(host: str) -> Place:
+    host = host.lower().rstrip(".")
+    return str(parse_address(host) or host)
 
 
 def _verdict(failure: Failure | None, check: Check, elapsed_ms: float, lost_ms: float) -> tuple[Verdict, str | None]:

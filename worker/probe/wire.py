@@ -33,6 +33,7 @@ class Wire:
         self._ready: list[tuple[int, int]] = []
         self._due: float | None = None
         self._transfers: set[Transfer] = set()
+        self._watched: set[int] = set()
         self._watchdog = Watchdog()
         self._epoll = select.epoll()
         for wake_fd in wake_fds:
@@ -108,13 +109,18 @@ class Wire:
     def _watch(self, what: int, descriptor: int, _multi: Any, _data: Any) -> None:
         """A wish of libcurl: to hear of a socket."""
         if what == pycurl.POLL_REMOVE:
+            self._watched.discard(descriptor)
             with suppress(OSError):  # It is closed already.
                 self._epoll.unregister(descriptor)
             return
-        try:
-            self._epoll.modify(descriptor, _TO_EPOLL[what])
-        except FileNotFoundError:
-            self._epoll.register(descriptor, _TO_EPOLL[what])
+        if descriptor in self._watched:  # Asking first: the error for a new one would cost as much as the call.
+            try:
+                self._epoll.modify(descriptor, _TO_EPOLL[what])
+                return
+            except FileNotFoundError:
+                pass  # It was closed, and this is another.
+        self._watched.add(descriptor)
+        self._epoll.register(descriptor, _TO_EPOLL[what])
 
     def _set_timer(self, milliseconds: int) -> None:
         """A wish of libcurl: to be called again, whatever the sockets do; -1 takes it back."""
