@@ -47,14 +47,14 @@ class Baseline:
         return cls(count, {name: value / 100 for name, value in medians.items()}, good)
 
 
-def learn(baseline: Baseline, result: CheckResult) -> Baseline:
-    """The baseline after a good result; others teach nothing."""
+def learn(baseline: Baseline, result: CheckResult, good: str | None = None) -> Baseline:
+    """The baseline after a good result; others teach nothing. ``good`` is the digest of what is known of its answer."""
     count = baseline.count + 1
     step = max(_LAST_STEP, _FIRST_STEP / max(baseline.count, 1))
     medians = dict(baseline.medians)
     for name, value in (*result.phases.items(), (TOTAL, result.elapsed_ms)):
         medians[name] = _moved(medians.get(name), value, step)
-    return Baseline(count, medians, baseline.good)
+    return Baseline(count, medians, good)
 
 
 def _moved(median: float | None, value: float, step: float) -> float:

@@ -192,7 +192,7 @@ class CheckResult:
     def bottleneck(self) -> str | None:
         """The phase that took most of the deciding attempt."""
         phases = self.phases
-        return max(phases, key=lambda name: phases[name]) if phases else None
+        return max(phases, key=phases.__getitem__) if phases else None
 
     def document(self) -> dict[str, Any]:
         """The result as JSON, as events, the API and the target's latest result show it.
@@ -201,7 +201,8 @@ class CheckResult:
         elapsed_ms, phases, bottleneck, reason, sentence, unusual, address, attempts (a list of
         :meth:`Attempt.document`). What is not known is left out.
         """
-        last = self.last
+        attempts = [attempt.document() for attempt in self.attempts]
+        last = attempts[-1] if attempts else {}
         return _without_nones(
             {
                 "scheduled_at": self.scheduled_at,
@@ -210,15 +211,15 @@ class CheckResult:
                 "finished_at": self.finished_at,
                 "by": self.by,
                 "verdict": self.verdict,
-                "status_code": self.status_code,
-                "elapsed_ms": round(self.elapsed_ms, 3),
-                "phases": {name: round(ms, 3) for name, ms in self.phases.items()},
+                "status_code": last.get("status_code"),
+                "elapsed_ms": last.get("elapsed_ms", 0.0),
+                "phases": last.get("phases", {}),
                 "bottleneck": self.bottleneck,
                 "reason": self.reason,
                 "sentence": self.sentence,
                 "unusual": self.unusual,
-                "address": last.address if last else None,
-                "attempts": [attempt.document() for attempt in self.attempts],
+                "address": last.get("address"),
+                "attempts": attempts,
             }
         )
 

@@ -25,6 +25,7 @@ class Status(StrEnum):
 
 
 GOOD = (Status.UP, Status.DEGRADED)
+_OF_VERDICT = {verdict: Status(verdict) for verdict in Verdict}
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +198,10 @@ def _believe(state: State, result: CheckResult, policy: Policy) -> tuple[Status,
     if was_down and state.successes + 1 < policy.success_threshold:
         recovering_at = state.recovering_at or result.finished_at
         return state.status, replace(state, failures=0, successes=state.successes + 1, recovering_at=recovering_at)
-    return Status(result.verdict), replace(state, failures=0, successes=0, recovering_at=None, suspect=None)
+    status = _OF_VERDICT[result.verdict]
+    if not state.failures and not state.successes and state.recovering_at is None and state.suspect is None:
+        return status, state  # As after most checks.
+    return status, replace(state, failures=0, successes=0, recovering_at=None, suspect=None)
 
 
 def _went(before: Status, after: Status) -> bool:

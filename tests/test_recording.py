@@ -18,7 +18,8 @@ from shared.monitor import PHASES, Alert, Attempt, CheckResult, Reason, Verdict
 from shared.snapshot import Saved
 from shared.state import State, Status
 from shared.store import Defaults, Recorded, Store, Watched, keys
-from shared.store.recording import history_length, pack, unpack
+from shared.store.history import pack, unpack
+from shared.store.recording import history_length
 from tests.fakes import Killed, Wire, everywhere, incident_fields, put, result, settings_for, settle
 
 UP, DOWN, UNKNOWN = Verdict.UP, Verdict.DOWN, Verdict.UNKNOWN

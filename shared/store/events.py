@@ -11,6 +11,14 @@ from redis import Redis
 
 from shared.store import keys
 
+_PUBLISH = """
+-- ARGV: how many events to keep, about, then type, target or '' and data of each.
+for i = 2, #ARGV, 3 do
+  redis.call('XADD', 'monitor:events', 'MAXLEN', '~', ARGV[1], '*', 'type', ARGV[i], 'target', ARGV[i + 1],
+             'data', ARGV[i + 2])
+end
+"""
+
 LENGTH = 10_000
 
 
@@ -41,14 +49,14 @@ class Events:
 
     def __init__(self, redis: Redis) -> None:
         self._redis: Any = redis  # redis-py cannot say that this client answers in bytes
+        self._publish = redis.register_script(_PUBLISH)
 
     def publish(self, events: Sequence[tuple[str, str | None, dict[str, Any]]]) -> None:
         """Append (type, target id or None, data) events, in one round trip."""
-        with self._redis.pipeline(transaction=False) as pipe:
-            for kind, target, data in events:
-                fields: dict[Any, Any] = {"type": kind, "target": target or "", "data": orjson.dumps(data)}
-                pipe.xadd(keys.EVENTS, fields, maxlen=LENGTH, approximate=True)
-            pipe.execute()
+        words: list[Any] = [LENGTH]
+        for kind, target, data in events:
+            words += (kind, target or "", orjson.dumps(data))
+        self._publish(args=words)
 
     def newest_id(self) -> str:
         """The id behind which everything is new; "0-0" while the stream is empty."""

@@ -17,31 +17,30 @@ from redis import Redis
 from shared.baseline import Baseline, differences, digest_of, learn, summary, unusual
 from shared.check import Check
 from shared.endpoint import redact
-from shared.monitor import PHASES, Alert, CheckResult, Target, Verdict
+from shared.monitor import Alert, CheckResult, Target, Verdict
 from shared.settings import Settings
 from shared.state import GOOD, Flip, Policy, State, Status, Tells, advance
 from shared.store import keys
+from shared.store.history import pack, unpack
 from shared.store.outbox import OWE, audiences_of, boxes
 from shared.store.targets import INCIDENT_KEPT_SECONDS, Targets, Watched
 
 _RECORD = (
     OWE
     + """
--- ARGV: seconds to keep a closed incident, the boxes that alerts go into, then a row of 28 values for each result:
--- 1 id, 2 revision, 3 expected state, 4 new state, 5 status before, 6 status after, 7 started, 8 packed result,
--- 9 length of the history, 10 result as JSON, 11 hour, 12 day, 13 verdict ('': not to be counted), 14 elapsed ms,
--- 15 flip as JSON or '', 16 what becomes of an incident: 'open', 'close', 'mark' or '', 17 the incident, 18 its new
--- fields (JSON, a list of names and values), 19 alert as JSON or '', 20 audiences, 21 parent (when an incident opens),
--- 22 when the alert is due, 23 finished, 24 baseline, 25 summary of a good answer or '' (as it is), 26 evidence of a
--- failure or '', 27 when the next result is overdue, 28 when to remind of an incident that opens ('': never).
+-- ARGV: seconds to keep a closed incident, the boxes that alerts go into, then a row of 15 values for each result:
+-- 1 id, 2 revision, 3 expected state, 4 new state, 5 started, 6 packed result, 7 length of the history, 8 result as
+-- JSON, 9 verdict ('': not to be counted), 10 elapsed ms, 11 finished, 12 when the next result is overdue, 13 baseline,
+-- 14 what most results have not (JSON of strings, see _Row.extras) or '', 15 evidence of a failure or ''.
 -- Returns for each: 'ok', 'gone' (deleted, or changed since the check began) or the state that was found instead.
-local kept, boxes, width, outcome = ARGV[1], ARGV[2], 28, {}
+local kept, boxes, width, outcome = ARGV[1], ARGV[2], 15, {}
+local call, match, format = redis.call, string.match, string.format
 local function add(key, size, stamp, verdict, elapsed)
   local field = stamp % size
-  local old = redis.call('HGET', key, field)
+  local old = call('HGET', key, field)
   local at, up, down, unknown, sum = nil, 0, 0, 0, 0
-  if old then at, up, down, unknown, sum = string.match(old, '(%d+),(%d+),(%d+),(%d+),(%d+)') end
-  if tonumber(at) ~= tonumber(stamp) then up, down, unknown, sum = 0, 0, 0, 0 end
+  if old then at, up, down, unknown, sum = match(old, '(%d+),(%d+),(%d+),(%d+),(%d+)') end
+  if tonumber(at) ~= stamp then up, down, unknown, sum = 0, 0, 0, 0 end
   if verdict == 'up' or verdict == 'degraded' then
     up = up + 1
   elseif verdict == 'down' then
@@ -49,63 +48,65 @@ local function add(key, size, stamp, verdict, elapsed)
   else
     unknown = unknown + 1
   end
-  redis.call('HSET', key, field,
-             string.format('%d,%d,%d,%d,%d', stamp, up, down, unknown, sum + elapsed))
+  call('HSET', key, field, format('%d,%d,%d,%d,%d', stamp, up, down, unknown, sum + elapsed))
+end
+local function change(id, order, extras, evidence)
+  if extras.flip then
+    call('ZREM', 'monitor:status:' .. extras.before, id)
+    call('ZADD', 'monitor:status:' .. extras.after, order, id)
+    call('XADD', 'monitor:events', 'MAXLEN', '~', 10000, '*', 'type', 'target_flipped', 'target', id,
+         'data', extras.flip)
+    call('INCR', 'monitor:changes')
+  end
+  if extras.fate then
+    local incident = extras.incident
+    local name = 'monitor:incident:' .. incident
+    call('HSET', name, 'target', id, unpack(extras.fields))
+    if extras.fate == 'open' then
+      local opened = call('HGET', name, 'opened_at')
+      call('HSET', name, 'evidence', evidence)
+      call('ZADD', 'monitor:incidents', opened, incident)
+      call('ZADD', 'monitor:incidents:open', opened, incident)
+      call('ZADD', 'monitor:incidents:of:' .. id, opened, incident)
+      call('ZREMRANGEBYRANK', 'monitor:incidents', 0, -10001)
+      call('ZREMRANGEBYRANK', 'monitor:incidents:of:' .. id, 0, -1001)
+      if extras.remind_at then call('ZADD', 'monitor:reminders', extras.remind_at, incident) end
+    elseif extras.fate == 'close' then
+      call('EXPIRE', name, kept)
+      call('ZREM', 'monitor:incidents:open', incident)
+      call('ZREM', 'monitor:reminders', incident)
+    end
+  end
+  if extras.alert then
+    owe(boxes, cjson.decode(extras.flip)['id'], extras.alert, id, extras.parent, extras.audiences, extras.due)
+  end
 end
 for i = 3, #ARGV, width do
-  local id, after = ARGV[i], ARGV[i + 5]
+  local id = ARGV[i]
   local key = 'monitor:target:' .. id
-  local found = redis.call('HMGET', key, 'revision', 'state', 'order')
+  local found = call('HMGET', key, 'revision', 'state', 'order')
   if not found[1] or found[1] ~= ARGV[i + 1] then
     outcome[#outcome + 1] = 'gone'
   elseif found[2] ~= ARGV[i + 2] then
     outcome[#outcome + 1] = found[2]
   else
-    local started, result, flip, fate = ARGV[i + 6], ARGV[i + 9], ARGV[i + 14], ARGV[i + 15]
-    redis.call('HSET', key, 'state', ARGV[i + 3], 'latest', result, 'baseline', ARGV[i + 23])
-    if ARGV[i + 24] ~= '' then redis.call('HSET', key, 'good', ARGV[i + 24]) end
-    if ARGV[i + 25] ~= '' then
-      redis.call('LPUSH', 'monitor:failures:' .. id, ARGV[i + 25])
-      redis.call('LTRIM', 'monitor:failures:' .. id, 0, 49)
+    local started, result, verdict, extras, evidence = ARGV[i + 4], ARGV[i + 7], ARGV[i + 8], nil, ARGV[i + 14]
+    if ARGV[i + 13] ~= '' then extras = cjson.decode(ARGV[i + 13]) end
+    call('HSET', key, 'state', ARGV[i + 3], 'latest', result, 'baseline', ARGV[i + 12])
+    if extras and extras.good then call('HSET', key, 'good', extras.good) end
+    if evidence ~= '' then
+      call('LPUSH', 'monitor:failures:' .. id, evidence)
+      call('LTRIM', 'monitor:failures:' .. id, 0, 49)
     end
-    redis.call('XADD', 'monitor:results:' .. id, 'MAXLEN', '~', ARGV[i + 8], started .. '-0', 'r', ARGV[i + 7])
-    redis.call('ZADD', 'monitor:checked', ARGV[i + 22], id)
-    redis.call('ZADD', 'monitor:due', ARGV[i + 26], id)
-    if ARGV[i + 12] ~= '' then
-      add('monitor:hours:' .. id, 48, ARGV[i + 10], ARGV[i + 12], ARGV[i + 13])
-      add('monitor:days:' .. id, 90, ARGV[i + 11], ARGV[i + 12], ARGV[i + 13])
+    call('XADD', 'monitor:results:' .. id, 'MAXLEN', '~', ARGV[i + 6], started .. '-0', 'p', ARGV[i + 5])
+    call('ZADD', 'monitor:checked', ARGV[i + 10], id)
+    call('ZADD', 'monitor:due', ARGV[i + 11], id)
+    if verdict ~= '' then
+      add('monitor:hours:' .. id, 48, math.floor(started / 3600000), verdict, ARGV[i + 9])
+      add('monitor:days:' .. id, 90, math.floor(started / 86400000), verdict, ARGV[i + 9])
     end
-    redis.call('XADD', 'monitor:events', 'MAXLEN', '~', 10000, '*', 'type', 'check_finished', 'target', id,
-               'data', result)
-    if flip ~= '' then
-      redis.call('ZREM', 'monitor:status:' .. ARGV[i + 4], id)
-      redis.call('ZADD', 'monitor:status:' .. after, found[3], id)
-      redis.call('XADD', 'monitor:events', 'MAXLEN', '~', 10000, '*', 'type', 'target_flipped', 'target', id,
-                 'data', flip)
-      redis.call('INCR', 'monitor:changes')
-    end
-    if fate ~= '' then
-      local incident = ARGV[i + 16]
-      local name = 'monitor:incident:' .. incident
-      redis.call('HSET', name, 'target', id, unpack(cjson.decode(ARGV[i + 17])))
-      if fate == 'open' then
-        local opened = redis.call('HGET', name, 'opened_at')
-        redis.call('HSET', name, 'evidence', ARGV[i + 25])
-        redis.call('ZADD', 'monitor:incidents', opened, incident)
-        redis.call('ZADD', 'monitor:incidents:open', opened, incident)
-        redis.call('ZADD', 'monitor:incidents:of:' .. id, opened, incident)
-        redis.call('ZREMRANGEBYRANK', 'monitor:incidents', 0, -10001)
-        redis.call('ZREMRANGEBYRANK', 'monitor:incidents:of:' .. id, 0, -1001)
-        if ARGV[i + 27] ~= '' then redis.call('ZADD', 'monitor:reminders', ARGV[i + 27], incident) end
-      elseif fate == 'close' then
-        redis.call('EXPIRE', name, kept)
-        redis.call('ZREM', 'monitor:incidents:open', incident)
-        redis.call('ZREM', 'monitor:reminders', incident)
-      end
-    end
-    if ARGV[i + 18] ~= '' then
-      owe(boxes, cjson.decode(flip)['id'], ARGV[i + 18], id, ARGV[i + 20], ARGV[i + 19], ARGV[i + 21])
-    end
+    call('XADD', 'monitor:events', 'MAXLEN', '~', 10000, '*', 'type', 'check_finished', 'target', id, 'data', result)
+    if extras then change(id, found[3], extras, evidence) end
     outcome[#outcome + 1] = 'ok'
   end
 end
@@ -235,7 +236,7 @@ class Recording:
         """
         newest = "+" if before is None else f"({before}-0"
         rows = self._redis.xrevrange(keys.results(target_id), newest, since, count=limit)
-        return [unpack(entry_id, fields[b"r"]) for entry_id, fields in rows]
+        return [unpack(entry_id, fields[b"p"]) for entry_id, fields in rows if b"p" in fields]
 
     def sums(self, target_id: str) -> dict[str, list[tuple[int, int, int, int, int]]]:
         """Sums of the 48 hours and 90 days up to the newest result, oldest first.
@@ -281,48 +282,64 @@ class _Row:
         return self.result.verdict is Verdict.DOWN and self.policy.wants_opinion(self.after)
 
     def arguments(self, defaults: Defaults, good: Mapping[str, Any] | None) -> list[Any]:
-        result, flip, check = self.result, self.flip, self.target.check
-        alert = self._alert(flip, flip.tells, defaults) if flip and flip.tells else None
+        result, check = self.result, self.target.check
+        interval = defaults.interval(check)
         baseline, summary = self._learnt()
-        fate, incident, fields = self._incident(alert)
-        interval_ms = 1000 * defaults.interval(check)
-        reminder = result.finished_at + 1000 * defaults.reminder_seconds if defaults.reminder_seconds else ""
+        extras = self._extras(defaults, summary) if self.flip or summary else None
         return [
             self.target.id,
             self.target.revision,
             self.raw_state,
             orjson.dumps(self.after.document()),
-            self.before.status,
-            self.after.status,
             result.started_at,
             pack(result),
-            history_length(defaults.interval(check)),
+            history_length(interval),
             orjson.dumps(result.document()),
-            result.started_at // 3_600_000,
-            result.started_at // 86_400_000,
             "" if self.is_quiet else result.verdict,
             round(result.elapsed_ms),
-            orjson.dumps(_flip_document(flip)) if flip else "",
-            fate,
-            incident,
-            orjson.dumps(fields) if fate else "",
-            orjson.dumps(alert.document()) if alert else "",
-            defaults.audiences(alert.to) if alert else "",
-            (check.parent or "") if flip and flip.opens else "",
-            result.finished_at + int(defaults.group_wait_seconds * 1000),
             result.finished_at,
+            result.finished_at + 1000 * (2 * interval + defaults.longest_check(check)),
             orjson.dumps(baseline.document()),
-            orjson.dumps(summary) if summary else "",
+            orjson.dumps(extras) if extras else "",
             _evidence(result, good) if _is_failure(result) else "",
-            result.finished_at + 2 * interval_ms + 1000 * defaults.longest_check(check),
-            reminder,
         ]
 
-    def _incident(self, alert: Alert | None) -> tuple[str, str, list[str]]:
-        """What becomes of an incident: 'open', 'close', 'mark' or '' for nothing; which; its new fields in pairs."""
-        flip, result = self.flip, self.result
-        if flip is None or flip.incident is None or alert is None:
-            return "", "", []
+    def _extras(self, defaults: Defaults, summary: Mapping[str, Any] | None) -> dict[str, str | list[str]]:
+        """What becomes of the target beside its newest result; documents are JSON, times ms, all of them strings.
+
+        ``good``: the summary of a good answer that is like none before. Of a flip ``flip``, ``before`` and ``after``
+        (the status); of what people are owed ``alert``, ``audiences``, ``parent`` (where nobody is to be told while
+        that is down) and ``due``; of an incident ``fate`` ('open', 'close' or 'mark'), ``incident``, ``fields`` (names
+        and values in turn) and ``remind_at``.
+        """
+        result, flip = self.result, self.flip
+        extras: dict[str, str | list[str]] = {}
+        if summary:
+            extras["good"] = orjson.dumps(summary).decode()
+        if flip is None:
+            return extras
+        extras |= {
+            "flip": orjson.dumps(_flip_document(flip)).decode(),
+            "before": self.before.status,
+            "after": self.after.status,
+        }
+        if flip.tells is None:
+            return extras
+        alert = self._alert(flip, flip.tells, defaults)
+        extras |= {
+            "alert": orjson.dumps(alert.document()).decode(),
+            "audiences": defaults.audiences(alert.to),
+            "parent": (self.target.check.parent or "") if flip.opens else "",
+            "due": str(result.finished_at + int(defaults.group_wait_seconds * 1000)),
+        }
+        if flip.incident is not None:
+            extras |= self._incident(flip, alert, flip.incident)
+            if defaults.reminder_seconds:
+                extras["remind_at"] = str(result.finished_at + 1000 * defaults.reminder_seconds)
+        return extras
+
+    def _incident(self, flip: Flip, alert: Alert, incident: str) -> dict[str, str | list[str]]:
+        result = self.result
         told = orjson.dumps(alert.document()).decode()
         fields: dict[str, Any] = {}
         if flip.tells == "flapping":
@@ -345,16 +362,19 @@ class _Row:
                 fields["opinion"] = orjson.dumps(alert.opinion).decode()
         if flip.closes:
             fields |= {"closed_at": result.finished_at, "closed": told}
-        pairs = [word for name, value in fields.items() for word in (name, str(value))]
-        return "open" if flip.opens else "close" if flip.closes else "mark", flip.incident, pairs
+        return {
+            "fate": "open" if flip.opens else "close" if flip.closes else "mark",
+            "incident": incident,
+            "fields": [word for name, value in fields.items() for word in (name, str(value))],
+        }
 
     def _learnt(self) -> tuple[Baseline, dict[str, Any] | None]:
         """The baseline after this result, and the summary of the answer if it is good and like none before."""
         if self.result.verdict not in (Verdict.UP, Verdict.DEGRADED):
             return self.watched.baseline, None
-        baseline, good = learn(self.watched.baseline, self.result), summary(self.result)
+        before, good = self.watched.baseline, summary(self.result)
         digest = digest_of(good)
-        return replace(baseline, good=digest), good if digest != baseline.good else None
+        return learn(before, self.result, digest), good if digest != before.good else None
 
     def _alert(self, flip: Flip, tells: Tells, defaults: Defaults) -> Alert:
         result, last, suspect = self.result, self.result.last, self.after.suspect
@@ -392,7 +412,8 @@ class _Row:
 def _decide(row: tuple[Watched, bytes, CheckResult], defaults: Defaults, down: frozenset[str]) -> _Row | None:
     """What becomes of a result; ``down`` are those parents that are."""
     watched, raw_state, result = row
-    target, before = watched.target, State.parse(orjson.loads(raw_state))
+    target = watched.target
+    before = watched.state if raw_state is watched.raw_state else State.parse(orjson.loads(raw_state))
     if target.check.paused or result.revision != target.revision or result.started_at <= before.checked_at:
         return None
     policy, is_quiet = defaults.policy(target.check), defaults.is_quiet(target)
@@ -437,73 +458,3 @@ def history_length(interval: int) -> int:
     """How many results a target keeps: one day of them, within bounds."""
     low, high = HISTORY_BOUNDS
     return max(low, min(high, -(-HISTORY_SECONDS // interval)))
-
-
-_VERDICTS = {Verdict.UP: 0, Verdict.DOWN: 1, Verdict.UNKNOWN: 2, Verdict.DEGRADED: 3}
-_BY_NUMBER = {number: verdict for verdict, number in _VERDICTS.items()}
-
-
-_ORDINARY_CODE = 200
-
-
-def pack(result: CheckResult) -> bytes:
-    """One result of the history in few bytes, separated by commas, nothing where it is the ordinary.
-
-    Verdict (up; 1 down, 2 unknown, 3 degraded), status code (200; 0 for none), milliseconds from scheduled to started
-    (not scheduled), from enqueued to started (not known), from started to finished beyond the elapsed ones (0), the
-    five phases in tenths of a millisecond (did not happen), what elapsed beyond their sum likewise (0), number of
-    attempts (1); and for a bad one reason and sentence.
-    """
-    lag = result.started_at - result.scheduled_at if result.scheduled_at is not None else None
-    elapsed = round(result.elapsed_ms * 10)
-    phases = [_tenths(result.phases.get(name)) for name in PHASES]
-    row: list[Any] = [
-        _VERDICTS[result.verdict] or None,
-        None if result.status_code == _ORDINARY_CODE else result.status_code or 0,
-        lag,
-        result.started_at - result.enqueued_at if result.enqueued_at is not None else None,
-        result.finished_at - result.started_at - elapsed // 10 or None,
-        *phases,
-        elapsed - sum(value or 0 for value in phases) or None,
-        None if len(result.attempts) == 1 else len(result.attempts),
-    ]
-    if result.reason is not None:
-        row += [result.reason] if result.sentence is None else [result.reason, result.sentence]
-    return ",".join("" if value is None else str(value) for value in row).encode()
-
-
-def _tenths(milliseconds: float | None) -> int | None:
-    return None if milliseconds is None else round(milliseconds * 10)
-
-
-def unpack(entry_id: bytes, packed: bytes) -> dict[str, Any]:
-    """The inverse of :func:`pack`, as :meth:`Recording.history` returns it."""
-    started_at = int(entry_id.split(b"-")[0])
-    numbers, reason, sentence = _split(packed.decode())
-    verdict, status_code, lag, waited, beyond, *measured, unmeasured, attempts = numbers
-    elapsed = sum(value or 0 for value in (*measured, unmeasured))
-    phases = {name: value / 10 for name, value in zip(PHASES, measured, strict=True) if value is not None}
-    return {
-        "scheduled_at": started_at - lag if lag is not None else None,
-        "enqueued_at": started_at - waited if waited is not None else None,
-        "started_at": started_at,
-        "finished_at": started_at + elapsed // 10 + (beyond or 0),
-        "verdict": _BY_NUMBER[verdict or 0],
-        "status_code": _ORDINARY_CODE if status_code is None else status_code or None,
-        "elapsed_ms": elapsed / 10,
-        "phases": phases,
-        "bottleneck": max(phases, key=lambda name: phases[name]) if phases else None,
-        "attempts": 1 if attempts is None else attempts,
-        "reason": reason,
-        "sentence": sentence,
-    }
-
-
-def _split(packed: str) -> tuple[list[int | None], str | None, str | None]:
-    count = 7 + len(PHASES)
-    # The sentence is the last, and may hold commas.
-    parts = packed.split(",", count + 1)
-    numbers = [int(part) if part else None for part in parts[:count]]
-    reason, sentence = [*parts[count:], "", ""][:2]
-    has_sentence = len(parts) > count + 1
-    return numbers, reason or None, sentence if has_sentence else None
