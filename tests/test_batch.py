@@ -335,6 +335,17 @@ def test_what_is_seen_of_a_target_that_changes_meanwhile_is_not_recorded(
     assert (left.state.status if left else None) == status
 
 
+def test_a_run_takes_the_jobs_that_wait_as_soon_as_it_has_room_and_no_worker_has_to_fork_for_them(
+    site: Site, store: Store, redis: Redis, work: Callable[[], None]
+) -> None:
+    targets = put(store, *[site.url(f"/{number}") for number in range(12)])
+    first, *others = [check_now(redis, *targets[at : at + 3]) for at in range(0, 12, 3)]
+    work()
+    assert is_recorded(store, *targets)
+    ended = Queue("checks", connection=redis).finished_job_registry.get_job_ids(cleanup=False)
+    assert (ended, len(others)) == ([first], 3)
+
+
 def test_paused_deleted_and_doubled_targets_of_a_job_are_left_out(
     redis: Redis, store: Store, site: Site, work: Callable[[], None]
 ) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from shared.monitor import Attempt, CheckResult, Reason, Verdict
+from shared.check import Check
+from shared.monitor import Attempt, CheckResult, Reason, Target, Verdict
 from worker.canary import Canaries, is_canary
 
 URLS = ("http://canary.example/", "http://192.0.2.80/")
@@ -19,10 +20,14 @@ def answered(name: str, code: int = 200) -> CheckResult:
     return CheckResult(name, 1, verdict, (Attempt(1, 5.0, {}, code),), 1, 2)
 
 
+def target(name: str, host: str) -> Target:
+    return Target(name, Check(endpoint=f"http://{host}/"), 1, 1)
+
+
 def doubt(hosts: int, urls: tuple[str, ...] = URLS) -> Canaries:
     canaries = Canaries(urls, 5.0)
     for number in range(hosts):
-        canaries.expect(f"t{number}", f"host{number}.example")
+        canaries.expect(target(f"t{number}", f"host{number}.example"))
     return canaries
 
 
@@ -53,7 +58,7 @@ def test_a_small_batch_asks_no_canary() -> None:
 def test_many_targets_of_one_host_are_one_host() -> None:
     canaries = Canaries(URLS, 5.0)
     for number in range(50):
-        canaries.expect(f"t{number}", "one.example")
+        canaries.expect(target(f"t{number}", "one.example"))
     assert len(canaries.hold([failed(number) for number in range(50)])) == 50
 
 

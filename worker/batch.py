@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
-from urllib.parse import urlsplit
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -29,13 +28,15 @@ from worker.meter import Meter
 from worker.probe import Engine
 from worker.quiet import Quiet
 
-RECORD_AT = 250
+RECORD_AT = 100
 """Results that are recorded together at the most."""
 RECORD_SECONDS = 0.5
 """How long a result waits for others to be recorded with."""
 POLL_SECONDS = 0.25
 TAKE_MORE_SECONDS = 10.0
 """A run takes further jobs only while it is this young, so that it ends, and with it a worker that was asked to."""
+ROOM = 250
+"""With fewer checks in flight than this, a run takes the next job at once."""
 REDIS_PATIENCE_SECONDS = 120.0
 """How long results wait in memory for a Redis that is away."""
 _LEASE_SECONDS = 1.0
@@ -80,8 +81,8 @@ class Batch:
         self._ledger = Ledger(store.runs, run)
         self._meter = Meter()
         # blinker holds receivers weakly: they end with this run.
-        signals.check_started.connect(self._on_started)
         signals.check_retried.connect(self._on_retried)
+        self._has_found = False
         self._began = self._recorded_at = self._renewed_at = self._looked_at = time.monotonic()
 
     # --- taking work ---
@@ -152,22 +153,28 @@ class Batch:
         for watched in started:
             target = watched.target
             self._watched[target.id] = watched
-            self._canaries.expect(target.id, urlsplit(target.check.endpoint).hostname or "")
+            self._canaries.expect(target)
             if retries is not None:
                 target = replace(target, check=target.check.model_copy(update={"retries": retries}))
             self._engine.add(target, scheduled_at, enqueued_at)
         return started
 
     def _take_more(self) -> None:
-        """Take the first check job that waits in the queue and that nobody works on, if this run has room for it."""
-        now = time.monotonic()
-        is_young = now - self._began < TAKE_MORE_SECONDS
-        if not is_young or now - self._looked_at < POLL_SECONDS or self._engine.in_flight >= FULL:
+        """Take the first check job that waits in the queue and that nobody works on, if this run has room for it.
+
+        One run after the other would do the same work, each in a process of its own that costs as much as a hundred
+        checks.
+        """
+        now, in_flight = time.monotonic(), self._engine.in_flight
+        is_hungry = in_flight < ROOM and (self._has_found or not in_flight)
+        is_time = is_hungry or now - self._looked_at >= POLL_SECONDS
+        if not is_time or in_flight >= FULL or now - self._began >= TAKE_MORE_SECONDS:
             return
-        self._looked_at = now
+        self._looked_at, self._has_found = now, False
         with self._tolerating_redis():
             if found := self._ledger.take_job(self._queues):
                 number, taken = found
+                self._has_found = True
                 self._add(number, taken.function, taken.args, taken.enqueued_at)
 
     def _add(self, held: int, function: str, args: Sequence[Any], enqueued_at: int | None) -> None:
@@ -192,6 +199,7 @@ class Batch:
                 in_flight = self._engine.in_flight
                 self._results += self._canaries.hold(self._engine.poll(POLL_SECONDS))
                 self._meter.flow(in_flight)
+                self._note_begun()
                 for canary in self._canaries.to_ask():
                     self._engine.add(canary, at_once=True)  # Not behind the hanging targets of its own host.
                 self._record_if_due()
@@ -240,7 +248,8 @@ class Batch:
         del self._results[:RECORD_AT]
         self._meter.count(len(batch))
         for each in recorded:
-            signals.check_finished.send(self, target=each.target, result=each.result)
+            if signals.check_finished.receivers:
+                signals.check_finished.send(self, target=each.target, result=each.result)
             if each.flip is not None:
                 signals.target_flipped.send(self, target=each.target, flip=each.flip)
                 why = f": {each.result.sentence}" if each.result.sentence else ""
@@ -249,8 +258,7 @@ class Batch:
         for result in batch:
             del self._watched[result.target_id]
         with self._tolerating_redis():
-            for result in batch:
-                self._finish(result.target_id)
+            self._finish([result.target_id for result in batch])
 
     def _ask_for_opinions(self) -> None:
         """Have failed targets checked once more, by another worker if one is free, and their parents with them.
@@ -264,15 +272,19 @@ class Batch:
             self._queues.enqueue_opinions([*self._doubted, *sorted(parents)])
         self._doubted.clear()
 
-    def _finish(self, target_id: str) -> None:
-        slot = self._slot_of.pop(target_id, None)
-        if slot is None:
-            return
-        slot.left.discard(target_id)
-        if slot.is_released:
-            self._store.vitals.caught_up(slot.name, [target_id])
-        elif not slot.left:
-            self._release(slot)
+    def _finish(self, target_ids: Sequence[str]) -> None:
+        """Their slots are done with these targets."""
+        done: dict[str, tuple[_Slot, list[str]]] = {}
+        for target_id in target_ids:
+            slot = self._slot_of.pop(target_id, None)
+            if slot is not None:
+                slot.left.discard(target_id)
+                done.setdefault(slot.name, (slot, []))[1].append(target_id)
+        for slot, ids in done.values():
+            if slot.is_released:
+                self._store.vitals.caught_up(slot.name, ids)
+            elif not slot.left:
+                self._release(slot)
 
     @contextmanager
     def _tolerating_redis(self) -> Iterator[None]:
@@ -314,13 +326,15 @@ class Batch:
 
     # --- events ---
 
-    def _on_started(self, _sender: object, *, target: Target, at: int) -> None:
-        if not is_canary(target.id):
-            self._events.append(("check_started", target.id, {"at": at}))
+    def _note_begun(self) -> None:
+        for target_id, at in self._engine.begun():
+            if not is_canary(target_id):
+                self._events.append(("check_started", target_id, {"at": at}))
 
     def _on_retried(self, _sender: object, *, target: Target, attempt: Attempt, wait_ms: float) -> None:
         if is_canary(target.id):
             return
+        self._note_begun()  # It is among them.
         self._events.append(
             ("check_retried", target.id, {"attempt": attempt.document(), "wait_ms": round(wait_ms)}),
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from urllib.parse import urlsplit
 
 from shared.check import Check
 from shared.monitor import CheckResult, Reason, Target, Verdict
@@ -49,9 +50,10 @@ class Canaries:
         self._unanswered: set[str] = set()
         self._is_network_up: bool | None = None
 
-    def expect(self, target_id: str, host: str) -> None:
-        """A check of this host belongs to the batch."""
-        self._host_of[target_id] = host
+    def expect(self, target: Target) -> None:
+        """A check of this target belongs to the batch."""
+        if self._targets:  # Else nobody will ask.
+            self._host_of[target.id] = urlsplit(target.check.endpoint).hostname or ""
 
     def hold(self, results: Iterable[CheckResult]) -> list[CheckResult]:
         """Take results in, the canaries' own too, and give out those about which there is no doubt."""
@@ -71,7 +73,7 @@ class Canaries:
 
     def to_ask(self) -> list[Target]:
         """The canaries to check now; each is asked once a run, when more than half of the hosts have failed."""
-        if self._has_asked or not self._is_suspicious():
+        if not self._targets or self._has_asked or not self._is_suspicious():
             return []
         self._has_asked = True
         self._unanswered = {target.id for target in self._targets}

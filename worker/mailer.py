@@ -29,11 +29,11 @@ from shared.monitor import Alert, Report
 from shared.settings import Settings, SettingsError
 from worker import letters
 from worker.letters import Story
-from worker.rendering import preload, rendered
+from worker.rendering import rendered
 from worker.smtp import SENTENCE_LENGTH, TIMEOUT_SECONDS, Mail, MailDelayed, MailRefused, is_final
 from worker.words import plain
 
-__all__ = ["MailDelayed", "MailRefused", "Mailer", "Sent", "preload"]
+__all__ = ["MailDelayed", "MailRefused", "Mailer", "Sent"]
 
 
 @dataclass(frozen=True, slots=True)

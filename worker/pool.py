@@ -29,6 +29,7 @@ from shared.queues import CHECKS, Queues
 from shared.settings import SettingsError, read_settings
 from shared.store import Store
 from worker.lifeline import die_with_parent
+from worker.preload import preload
 from worker.watch import Watch
 
 TICK_SECONDS = 0.5
@@ -282,9 +283,6 @@ def main() -> int:
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2
-    # Before the first fork, so that no worker and no job has to import it again.
-    import worker.jobs  # noqa: F401
-
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     asking = Redis.from_url(settings.redis, socket_timeout=2, socket_connect_timeout=2, retry=Retry(NoBackoff(), 0))
     store = Store(asking)
@@ -295,6 +293,7 @@ def main() -> int:
         lambda: store.queue_settings().worker_thread,
         watch.stand_in_if_due,
     )
+    preload()
     pool.start()
     return 0
 

@@ -12,14 +12,10 @@ import rq
 
 from shared.queues import NOTIFICATIONS
 from shared.settings import SettingsError, read_settings
+from worker.preload import preload
 
-# Imported before the first fork, so that no job has to do it again: 14 ms a job instead of 47.
 try:
     _settings = read_settings()
-    import worker.jobs  # noqa: F401
-    from worker.mailer import preload
-
-    preload()
     if NOTIFICATIONS in sys.argv:
         from worker.notifier import check_channels
 
@@ -34,3 +30,5 @@ REDIS_URL = _settings.redis
 
 # How long an idle worker stays blind after Redis is back; rq's own limit is a minute.
 rq.Worker.max_connection_wait_time = 5.0
+
+preload()
