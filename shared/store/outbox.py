@@ -21,8 +21,10 @@ from shared.store import keys
 
 LEASE_MS = 120_000
 """How long a deliver job may hold a mail; its RQ timeout is shorter."""
-MAIL_SIZE = 1000
-"""Alerts in one mail at the most."""
+MAIL_SIZE = 20_000
+"""Alerts in one mail at the most, which lists some and counts the others: an outage of everything is one mail."""
+LISTED = 1000
+"""Entries of each kind that :meth:`Outbox.entries` returns at the most."""
 GIVEN_UP_AFTER_MS = 3 * 86_400_000
 LONGEST_WAIT_MS = 15 * 60_000
 FIRST_WAIT_MS = 5_000
@@ -618,9 +620,7 @@ class Outbox:
     def entries(self) -> list[dict[str, Any]]:
         """What waits, is being sent or was given up, bounded: id, place, tries, error, alert (a document)."""
         places = {"waiting": self.box, "sending": keys.sending(self.box), "dead": keys.dead(self.box)}
-        ids = [
-            (place, raw.decode()) for place, key in places.items() for raw in self._redis.zrange(key, 0, MAIL_SIZE - 1)
-        ]
+        ids = [(place, raw.decode()) for place, key in places.items() for raw in self._redis.zrange(key, 0, LISTED - 1)]
         with self._redis.pipeline(transaction=False) as pipe:
             for _, entry_id in ids:
                 pipe.hmget(keys.outbox_entry(self.box, entry_id), "alert", "tries", "error")
