@@ -18,7 +18,7 @@ from benchmarks.turns import System, Turn
 
 SYSTEMS = ("monitor", "plain", "blackbox")
 SIZES = (100, 1_000, 10_000, 100_000)
-LARGE = 100_000
+LARGE = monitor.MANY
 """From this size on there is one round."""
 _HANGING = ("hanging 5 %", "all hanging")
 _CHECKS = {kind: 1_000 if kind in _HANGING else 4_000 for kind in KINDS}

@@ -17,7 +17,7 @@ from typing import Any
 
 from redis import Redis
 
-from benchmarks.accounts import family, memory_mb
+from benchmarks.accounts import family, resident_mb
 from benchmarks.machine import redis_running
 from benchmarks.switch import Switch
 from benchmarks.whole import until
@@ -97,7 +97,7 @@ def _redis_bytes(count: int, folder: Path) -> dict[str, float]:
             "bytes_a_target_with_events": used / count,
             "bytes_of_the_event_stream": events,
             "bytes_before_any_check": (bare - before) / count,
-            "resident_bytes_a_target": memory_mb(pid) * 1024 * 1024 / count,
+            "resident_bytes_a_target": resident_mb(pid) * 1024 * 1024 / count,
             "results_kept": kept,
             "incidents": Store(client).incidents.page(limit=1).total or 0,
             "seconds": seconds,
@@ -221,17 +221,17 @@ def _worker_megabytes(folder: Path) -> dict[str, float]:
         worker = stack.enter_context(_worker(url, folder))
         try:
             until(lambda: client.scard("rq:workers") == 1, _PATIENCE_SECONDS)
-            idle = memory_mb(worker.pid)
+            idle = resident_mb(worker.pid)
             _push(Queues(client, settings), [each.target.id for each in written])
             until(lambda: site.connections() >= _OPEN, _PATIENCE_SECONDS)
             until_at = time.monotonic() + _HOLD_SECONDS
             most, connections = 0.0, 0
             while time.monotonic() < until_at:
                 connections = max(connections, site.connections())
-                most = max(most, *(memory_mb(pid) for pid in family(worker.pid)))
+                most = max(most, *(resident_mb(pid) for pid in family(worker.pid)))
                 time.sleep(0.1)
             (horse,) = [pid for pid in family(worker.pid) if pid != worker.pid]
-            peak = memory_mb(horse, "VmHWM")
+            peak = resident_mb(horse, peak=True)
             return {
                 "connections": connections,
                 "work_horse_rss_mb": most,

@@ -6,7 +6,7 @@ import argparse
 import time
 from contextlib import ExitStack
 
-from benchmarks.accounts import Meter, family, memory_mb
+from benchmarks.accounts import Meter, family, resident_mb
 from benchmarks.growth import ADDRESSES, seed
 from benchmarks.results import Listener, lateness
 from benchmarks.switch import Switch
@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> dict[str, object]:
                 monitor.keep()
             cpu, its = meter.percent(), aside.percent()
             seconds = time.monotonic() - began
-        memory = {name: sum(memory_mb(each) for each in family(pid)) for name, pid in monitor.pids.items()}
+        memory = {name: sum(resident_mb(each) for each in family(pid)) for name, pid in monitor.pids.items()}
         statuses = {status: monitor.count(status) for status in ("up", "down", "unknown", "pending")}
     late = lateness(listener.results)
     found = {

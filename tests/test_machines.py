@@ -134,7 +134,7 @@ def test_a_pool_that_grows_to_eight_and_shrinks_again_under_load_loses_and_repea
         return count
 
     with pools(valkey_url, store, work, "a", 1):
-        for wanted, jobs in ((8, 100), (1, 130)):
+        for wanted, jobs in ((8, 50), (1, 65)):
             assert workers_under_load() != wanted
             resize(client, wanted)
             eventually(lambda wanted=wanted: workers_under_load() == wanted)  # type: ignore[misc]

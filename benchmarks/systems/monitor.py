@@ -23,14 +23,18 @@ from shared.state import Status
 from shared.store import Store, keys
 
 BATCH = 400
-WORKERS = 2
+WORKERS = 1
 SETTINGS = {
     "DEFAULT_HTTP_RETRIES": "0",
     "SECOND_OPINION": "false",
     "MAX_PER_HOST": "1000",
-    # Nobody's turn comes by itself: each turn of the work is what the schedule would enqueue.
-    "DEFAULT_HTTP_INTERVAL": "86400",
 }
+# Every twelfth check of a target looks at its certificate at this interval, as in most installations. The few checks
+# that the schedule adds meanwhile by itself are not counted.
+_INTERVAL = "300"
+_INTERVAL_OF_MANY = "86400"
+"""With 100,000 targets a turn of the work takes as long as a good part of the schedule, which would not be few."""
+MANY = 100_000
 _PROCESSES = ("scheduler", "checks")
 _PAGE = 1000
 _PATIENCE_SECONDS = 600.0
@@ -51,6 +55,7 @@ class Monitor(System):
         self._redis_url = f"unix://{folder}/valkey.sock"
         environment = {
             **SETTINGS,
+            "DEFAULT_HTTP_INTERVAL": _INTERVAL_OF_MANY if len(urls) >= MANY else _INTERVAL,
             "DEFAULT_HTTP_TIMEOUT": f"{timeout_seconds:g}",
             "REDIS_URL": self._redis_url,
             "DATA_DIR": str(folder),
