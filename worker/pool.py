@@ -29,7 +29,6 @@ from shared.queues import CHECKS, Queues
 from shared.settings import SettingsError, read_settings
 from shared.store import Store
 from worker.lifeline import die_with_parent
-from worker.preload import preload
 from worker.watch import Watch
 
 TICK_SECONDS = 0.5
@@ -293,6 +292,9 @@ def main() -> int:
         lambda: store.queue_settings().worker_thread,
         watch.stand_in_if_due,
     )
+    # What jobs need is imported here: before the first fork, and not by whoever only wants a pool.
+    from worker.preload import preload
+
     preload()
     pool.start()
     return 0
