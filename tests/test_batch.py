@@ -335,7 +335,7 @@ def test_what_is_seen_of_a_target_that_changes_meanwhile_is_not_recorded(
     assert (left.state.status if left else None) == status
 
 
-def test_a_run_takes_the_jobs_that_wait_as_soon_as_it_has_room_and_no_worker_has_to_fork_for_them(
+def test_a_run_that_is_done_takes_the_jobs_that_wait_and_no_worker_has_to_fork_for_them(
     site: Site, store: Store, redis: Redis, work: Callable[[], None]
 ) -> None:
     targets = put(store, *[site.url(f"/{number}") for number in range(12)])

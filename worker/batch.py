@@ -35,8 +35,6 @@ RECORD_SECONDS = 0.5
 POLL_SECONDS = 0.25
 TAKE_MORE_SECONDS = 10.0
 """A run takes further jobs only while it is this young, so that it ends, and with it a worker that was asked to."""
-ROOM = 250
-"""With fewer checks in flight than this, a run takes the next job at once."""
 REDIS_PATIENCE_SECONDS = 120.0
 """How long results wait in memory for a Redis that is away."""
 _LEASE_SECONDS = 1.0
@@ -82,7 +80,6 @@ class Batch:
         self._meter = Meter()
         # blinker holds receivers weakly: they end with this run.
         signals.check_retried.connect(self._on_retried)
-        self._has_found = False
         self._began = self._recorded_at = self._renewed_at = self._looked_at = time.monotonic()
 
     # --- taking work ---
@@ -162,19 +159,17 @@ class Batch:
     def _take_more(self) -> None:
         """Take the first check job that waits in the queue and that nobody works on, if this run has room for it.
 
-        One run after the other would do the same work, each in a process of its own that costs as much as a hundred
-        checks.
+        One that is done takes it at once: another run would do the same, in a process of its own that costs as much as
+        a hundred checks. One that still waits looks now and then, and leaves the others their share.
         """
         now, in_flight = time.monotonic(), self._engine.in_flight
-        is_hungry = in_flight < ROOM and (self._has_found or not in_flight)
-        is_time = is_hungry or now - self._looked_at >= POLL_SECONDS
+        is_time = not in_flight or now - self._looked_at >= POLL_SECONDS
         if not is_time or in_flight >= FULL or now - self._began >= TAKE_MORE_SECONDS:
             return
-        self._looked_at, self._has_found = now, False
+        self._looked_at = now
         with self._tolerating_redis():
             if found := self._ledger.take_job(self._queues):
                 number, taken = found
-                self._has_found = True
                 self._add(number, taken.function, taken.args, taken.enqueued_at)
 
     def _add(self, held: int, function: str, args: Sequence[Any], enqueued_at: int | None) -> None:
