@@ -10,7 +10,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -118,6 +118,12 @@ def slot_name(interval: int, slot: int) -> str:
     return f"check-{interval}-{slot:03d}"
 
 
+def batches(ids: Sequence[str]) -> Iterator[list[str]]:
+    """So many ids at a time as one check job takes."""
+    for start in range(0, len(ids), BATCH_SIZE):
+        yield list(ids[start : start + BATCH_SIZE])
+
+
 def check_timeout_seconds(settings: Settings) -> int:
     """RQ's timeout of a check job: more than four attempts and their waits can take; the probe ends long before."""
     return int(4 * max(LONGEST_TIMEOUT_SECONDS, settings.default_http_timeout)) + 600
@@ -137,16 +143,13 @@ class Queues:
 
     def enqueue_check(self, target_ids: Sequence[str], *, at_front: bool = True) -> None:
         """Check these targets now, outside the schedule; running it twice records nothing twice."""
-        for start in range(0, len(target_ids), BATCH_SIZE):
-            batch = list(target_ids[start : start + BATCH_SIZE])
+        for batch in batches(target_ids):
             self.push(CHECKS, CHECK_TARGETS, (batch,), job_id=f"check-now-{uuid.uuid4().hex}", at_front=at_front)
 
     def enqueue_opinions(self, target_ids: Sequence[str]) -> None:
         """Check these targets, which have just failed, once more before they are believed to be down."""
-        ids = list(dict.fromkeys(target_ids))
-        for start in range(0, len(ids), BATCH_SIZE):
-            job_id = f"check-again-{uuid.uuid4().hex}"
-            self.push(CHECKS, CHECK_AGAIN, (ids[start : start + BATCH_SIZE],), job_id=job_id, at_front=True)
+        for batch in batches(list(dict.fromkeys(target_ids))):
+            self.push(CHECKS, CHECK_AGAIN, (batch,), job_id=f"check-again-{uuid.uuid4().hex}", at_front=True)
 
     def enqueue_trial(self, trial_id: str) -> None:
         """Check what somebody tries out, before all others. Its result has a key of its own, so RQ keeps nothing."""
@@ -160,8 +163,7 @@ class Queues:
 
     def enqueue_rest_of_slot(self, interval: int, target_ids: Sequence[str], scheduled_at: int) -> None:
         """The targets of a slot past the first batch, as further jobs that the pool shares."""
-        for start in range(0, len(target_ids), BATCH_SIZE):
-            batch = list(target_ids[start : start + BATCH_SIZE])
+        for batch in batches(target_ids):
             job_id = f"check-rest-{interval}-{uuid.uuid4().hex}"
             self.push(CHECKS, CHECK_TARGETS, (batch, scheduled_at), job_id=job_id)
 

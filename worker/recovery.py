@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 
 from redis.client import Pipeline
 
-from shared.queues import BATCH_SIZE, CHECK_AGAIN, CHECK_SLOT, CHECK_TARGETS, Queues
+from shared.queues import CHECK_AGAIN, CHECK_SLOT, CHECK_TARGETS, Queues, batches
 from shared.settings import Settings
 from shared.store import Store, Watched, Work
 from shared.store.runs import SIGN_MS
@@ -96,10 +96,10 @@ class Recovery:
             log.error("%s ended their worker %d times; their next turn is the next", counted(len(ids), "check"), again)
             return
         left, doubted = self._left(ids, work.began)
-        for batch in _batches(left):
+        for batch in batches(left):
             rest = (scheduled_at, again) if work.function == CHECK_TARGETS else (again,)
             yield Work(0, work.function, (batch, *rest))
-        for batch in _batches(doubted):
+        for batch in batches(doubted):
             yield Work(0, CHECK_AGAIN, (batch, again))
 
     def _left(self, target_ids: list[str], began: int) -> tuple[list[str], list[str]]:
@@ -133,7 +133,3 @@ class Recovery:
         if is_done:
             log.warning("the job %s was taken by a worker that has vanished; it is enqueued again", job_id)
         return is_done
-
-
-def _batches(ids: list[str]) -> list[list[str]]:
-    return [ids[start : start + BATCH_SIZE] for start in range(0, len(ids), BATCH_SIZE)]
