@@ -455,16 +455,13 @@ class Targets:
 
     def checks_per_second(self, default_interval: int) -> float:
         """How many checks the schedule asks for, those of paused targets left out; one count a bucket."""
-        members = [member.decode().split(":") for member in self._redis.smembers(keys.BUCKETS)]
+        buckets = [(interval, number) for interval, numbers in self.intervals().items() for number in numbers]
         with self._redis.pipeline(transaction=False) as pipe:
-            for interval, number in members:
-                pipe.scard(keys.bucket(int(interval), int(number)))
-            counts = pipe.execute() if members else []
+            for interval, number in buckets:
+                pipe.scard(keys.bucket(interval, number))
+            counts = pipe.execute() if buckets else []
         return float(
-            sum(
-                count / (int(interval) or default_interval)
-                for (interval, _), count in zip(members, counts, strict=True)
-            )
+            sum(count / (interval or default_interval) for (interval, _), count in zip(buckets, counts, strict=True))
         )
 
     def page(self, *, after: int = 0, limit: int = 100, status: Status | None = None) -> list[Watched]:
