@@ -52,10 +52,8 @@ class MonitorCollector(Collector):
         yield self._delays()
         yield GaugeMetricFamily("monitor_overdue_targets", "Targets whose newest result is too old.", health.overdue)
         yield GaugeMetricFamily("monitor_checking", "1 while checks go on as they should.", float(health.is_checking))
-        if health.needed_workers is not None:
-            yield GaugeMetricFamily(
-                "monitor_workers_needed", "Check workers that the load needs.", health.needed_workers
-            )
+        if (needed := self._services.needed_workers()) is not None:
+            yield GaugeMetricFamily("monitor_workers_needed", "Check workers that the load needs.", needed)
         for name, text, age in (
             ("monitor_scheduler_tick_age_seconds", "Since the scheduler's last tick.", health.scheduler_age_ms),
             ("monitor_newest_result_age_seconds", "Since the newest check began.", health.newest_result_age_ms),

@@ -58,7 +58,7 @@ def show() -> Response:
         return refuse_invalid(error)
     store, now = services().store, now_ms()
     try:
-        health = services().health()
+        health, needed = services().health(), services().needed_workers()
         page = find_page(store.targets, status=query.status, after=query.cursor, limit=_PAGE_SIZE)
         windows = active_windows(now)
         open_incidents = store.incidents.page(open=True, limit=1).total or 0
@@ -71,7 +71,7 @@ def show() -> Response:
         now=clock(now),
         health=health,
         warnings=warnings,
-        vitals=vitals(health, open_incidents),
+        vitals=vitals(health, needed, open_incidents),
         filters=filters(health, query.status),
         rows=[row(watched, windows, now) for watched in page.targets],
         chosen=query.status,
@@ -111,7 +111,7 @@ class Vital:
     url: str = ""
 
 
-def vitals(health: Health, open_incidents: int) -> list[Vital]:
+def vitals(health: Health, needed_workers: int | None, open_incidents: int) -> list[Vital]:
     checks = health.queues[CHECKS]
     waiting = sum(seen.waiting for seen in health.queues.values())
     idle = [name for name, seen in health.queues.items() if not seen.workers]
@@ -121,8 +121,8 @@ def vitals(health: Health, open_incidents: int) -> list[Vital]:
         Vital("checking now", f"{checks.running} of {len(checks.workers)}"),
         Vital(
             "check workers needed",
-            "not known yet" if health.needed_workers is None else str(health.needed_workers),
-            len(checks.workers) < (health.needed_workers or 0),
+            "not known yet" if needed_workers is None else str(needed_workers),
+            len(checks.workers) < (needed_workers or 0),
         ),
         Vital("jobs waiting", str(waiting)),
         Vital("scheduler's last tick", ago(health.scheduler_age_ms), "scheduler" in " ".join(health.missing)),

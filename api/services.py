@@ -38,6 +38,10 @@ class Services:
     def health(self) -> health.Health:
         return health.look(self.store, self.queues, self.settings, now=now_ms())
 
+    def needed_workers(self) -> int | None:
+        """How many check workers the load needs; None while nothing was measured."""
+        return health.needed_workers(self.store, self.settings, now=now_ms())
+
 
 def connect(url: str, *, answer_seconds: float = ANSWER_SECONDS) -> Redis:
     """A client that gives up soon; nothing is sent before its first command.

@@ -206,7 +206,7 @@ def get_queue(query: schemas.NoParameters) -> Response:  # noqa: ARG001 - refuse
                     for name, seen in health.queues.items()
                 },
                 workers_alive=len(health.queues[CHECKS].workers),
-                needed_workers=health.needed_workers,
+                needed_workers=at_hand.needed_workers(),
                 scheduler_age_seconds=health.scheduler_age_ms / 1000 if health.scheduler_age_ms is not None else None,
             )
         )

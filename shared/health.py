@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from shared.capacity import needed_workers
+from shared import capacity
 from shared.queues import CHECKS, EMAILS, HOUSEKEEPING, NOTIFICATIONS, QUEUES, Queues, QueueSeen
 from shared.settings import Settings
 from shared.state import Status
@@ -26,8 +26,6 @@ class Health:
     newest_result_age_ms: int | None
     batch_started_at: int | None
     batch_ended_at: int | None
-    needed_workers: int | None
-    """How many check workers the load needs; None while nothing was measured."""
     statuses: dict[Status, int]
     overdue: int
     """Targets whose newest result is older than it may be."""
@@ -62,7 +60,6 @@ def look(store: Store, queues: Queues, settings: Settings, *, now: int) -> Healt
         newest_result_age_ms=result_age,
         batch_started_at=started,
         batch_ended_at=ended,
-        needed_workers=_needed_workers(store, settings, now),
         statuses=statuses,
         overdue=overdue,
         outbox=outbox,
@@ -81,14 +78,15 @@ def look(store: Store, queues: Queues, settings: Settings, *, now: int) -> Healt
     )
 
 
-def _needed_workers(store: Store, settings: Settings, now: int) -> int | None:
-    """By the rate that the schedule asks for, whether or not the workers keep up; or, where it is more, by what came.
+def needed_workers(store: Store, settings: Settings, *, now: int) -> int | None:
+    """How many check workers the load needs; None while nothing was measured. Counts every bucket of the schedule.
 
+    By the rate that the schedule asks for, whether or not the workers keep up; or, where it is more, by what came.
     Second opinions and checks by hand come beside the schedule.
     """
     load = store.loads.recent(now=now)
     scheduled = store.targets.checks_per_second(settings.default_http_interval)
-    return needed_workers(load, checks_per_second=max(scheduled, load.checks / (60 * MINUTES)))
+    return capacity.needed_workers(load, checks_per_second=max(scheduled, load.checks / (60 * MINUTES)))
 
 
 def _patience_ms(store: Store, settings: Settings) -> int | None:
