@@ -28,6 +28,7 @@ from worker.mailer import Mailer, Sent
 
 Place = Literal["before", "amid", "after"]
 PLACES: tuple[Place, ...] = ("before", "amid", "after")
+BEGAN_AT = 1_795_366_865_000  # 2026-11-22 17:01:05 UTC
 
 
 def settings_for(url: str, **others: Any) -> Settings:
@@ -191,6 +192,36 @@ class FakeMailer(Mailer):
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
+
+
+# --- alerts --------------------------------------------------------------------------------------------------------
+
+
+def alert(**changes: Any) -> Alert:
+    """What people are told of a target that answers 503; ``changes`` are other fields, or other values."""
+    fields: dict[str, Any] = {
+        "id": "t1-1",
+        "kind": "down",
+        "target_id": "t1",
+        "title": "Hit the Google!",
+        "endpoint": "https://www.google.com/",
+        "at": BEGAN_AT + 1000,
+        "began_at": BEGAN_AT,
+        "expected": 200,
+        "got": 503,
+        "reason": "status",
+        "sentence": "The server answered 503, and 200 was expected.",
+        "incident": "t1-1",
+        "elapsed_ms": 412.4,
+        "bottleneck": "wait",
+        "phases": {"dns": 12.1, "connect": 20.4, "tls": 41.2, "wait": 337.5, "transfer": 1.2},
+        "attempts": (
+            {"started_at": BEGAN_AT, "elapsed_ms": 5000.0, "reason": "timeout", "phase": "tls"},
+            {"started_at": BEGAN_AT + 5500, "elapsed_ms": 412.4, "status_code": 503, "reason": "status"},
+        ),
+        "address": "142.250.74.36:443",
+    }
+    return Alert(**{**fields, **changes})
 
 
 # --- targets and results -------------------------------------------------------------------------------------------

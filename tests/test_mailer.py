@@ -27,6 +27,7 @@ from itsdangerous import URLSafeTimedSerializer
 from shared import links
 from shared.monitor import Alert, AlertKind, Report
 from shared.settings import SettingsError, read_settings
+from tests.fakes import BEGAN_AT, alert
 from tests.smtp import (
     Answer,
     Mailbox,
@@ -39,36 +40,9 @@ from tests.smtp import (
 )
 from worker.mailer import MailDelayed, Mailer, MailRefused, Sent
 
-BEGAN_AT = 1_795_366_865_000  # 2026-11-22 17:01:05 UTC
 OPS, DEV = "ops@example.com", "dev@example.com"
 PASSWORD = "correct horse"
 PATIENCE_SECONDS = 0.3
-
-
-def alert(**changes: Any) -> Alert:
-    fields: dict[str, Any] = {
-        "id": "t1-1",
-        "kind": "down",
-        "target_id": "t1",
-        "title": "Hit the Google!",
-        "endpoint": "https://www.google.com/",
-        "at": BEGAN_AT + 1000,
-        "began_at": BEGAN_AT,
-        "expected": 200,
-        "got": 503,
-        "reason": "status",
-        "sentence": "The server answered 503, and 200 was expected.",
-        "incident": "t1-1",
-        "elapsed_ms": 412.4,
-        "bottleneck": "wait",
-        "phases": {"dns": 12.1, "connect": 20.4, "tls": 41.2, "wait": 337.5, "transfer": 1.2},
-        "attempts": (
-            {"started_at": BEGAN_AT, "elapsed_ms": 5000.0, "reason": "timeout", "phase": "tls"},
-            {"started_at": BEGAN_AT + 5500, "elapsed_ms": 412.4, "status_code": 503, "reason": "status"},
-        ),
-        "address": "142.250.74.36:443",
-    }
-    return Alert(**{**fields, **changes})
 
 
 def recovery(**changes: Any) -> Alert:

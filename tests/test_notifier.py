@@ -18,9 +18,10 @@ from urllib.parse import unquote_plus
 import pytest
 
 from shared.settings import SettingsError, read_settings
+from tests.fakes import alert
 from tests.processes import PROJECT
 from tests.sites import Answer, RawServer, Site, read_request, reset
-from tests.test_webhook import alert, struck
+from tests.test_webhook import struck
 from worker.mailer import MailDelayed, Mailer, MailRefused, Sent
 from worker.notifier import LINES, Notifier, check_channels
 from worker.webhook import DELIVERY, verify
@@ -91,7 +92,7 @@ def nobody() -> int:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_a_service_gets_what_happened_to_what_and_since_when(site: Site, name: str) -> None:
-    sent = notifier(service(site, name)).send_alerts("m1", [alert(title="Shop")])
+    sent = notifier(service(site, name)).send_alerts("m1", [alert(title="Shop", endpoint="https://shop.example/")])
     assert sent == Sent((f"{name}-1",), {})
     (request,) = site.requests
     for word in ("DOWN: Shop", "The server answered 503", "shop.example", "2026-11-22"):
@@ -132,8 +133,9 @@ def test_a_service_of_the_world_takes_even_what_is_too_long_for_it(
 
 def test_the_title_is_the_subject_of_the_mail(site: Site, tmp_path: Path) -> None:
     settings = read_settings(_env_file=None, data_dir=tmp_path, notify_urls=(service(site),))
-    several = [alert(), alert(id="t2-1", target_id="t2", incident="t2-1"), alert(kind="up", incident="t3-1")]
-    for mail_id, alerts in (("one", [alert()]), ("many", several)):
+    shop = alert(title="Shop & Kasse 支払い")
+    several = [shop, alert(id="t2-1", target_id="t2", incident="t2-1"), alert(kind="up", incident="t3-1")]
+    for mail_id, alerts in (("one", [shop]), ("many", several)):
         Mailer(settings).send_alerts(mail_id, alerts)
         Notifier(settings).send_alerts(mail_id, alerts)
         mail = message_from_bytes((tmp_path / "mail" / f"{mail_id}.eml").read_bytes(), policy=policy.default)
