@@ -17,7 +17,8 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from benchmarks.whole import MailServer, Monitor, Site, Taken, kill, mail_server, tarpit, until
+from benchmarks.waiting import wait_until
+from benchmarks.whole import MailServer, Monitor, Site, Taken, kill, mail_server, tarpit
 
 OPS = "ops@example.org"
 LEASE_SECONDS = 120
@@ -98,7 +99,7 @@ def delay(group_wait: int, breaks: int) -> Delay:
             site.broken.add(f"/{number}")
 
         _play([_Deed(30 * chance.random(), partial(break_one, number)) for number in range(breaks)], monitor)
-        until(lambda: len(_incidents_of(server.mails)) == breaks, 60 + group_wait)
+        wait_until(lambda: len(_incidents_of(server.mails)) == breaks, 60 + group_wait, "a mail of each break")
         incidents = monitor.incidents()
     taken = _first_taken(server.mails)
     from_check = [taken[each["id"]] - _epoch(each["detected_at"]) for each in incidents]
@@ -152,8 +153,8 @@ def storm(count: int) -> Storm:
 def _told(monitor: Monitor, server: MailServer, condition: Callable[[], bool]) -> int:
     """How many mails one recipient gets until the condition holds and all of it is told."""
     before = len(server.mails)
-    until(condition, 120, meanwhile=monitor.keep)
-    until(monitor.owes_nothing, 360)
+    wait_until(condition, 120, "each target judged anew", meanwhile=monitor.keep)
+    wait_until(monitor.owes_nothing, 360, "all alerts told")
     return sum(OPS in mail.recipients for mail in server.mails[before:])
 
 
@@ -243,8 +244,8 @@ def chaos(kills: int, restarts: int, targets: int) -> Chaos:
             deeds.append(_Deed(at, partial(site.broken.add, path)))
             deeds.append(_Deed(at + 10 + 5 * chance.random(), partial(site.broken.discard, path)))
         _play(deeds, monitor)
-        until(lambda: monitor.count("up") == targets, 60, meanwhile=monitor.keep)
-        until(monitor.owes_nothing, 2 * LEASE_SECONDS + 60)
+        wait_until(lambda: monitor.count("up") == targets, 60, "each target up again", meanwhile=monitor.keep)
+        wait_until(monitor.owes_nothing, 2 * LEASE_SECONDS + 60, "all alerts told")
         incidents, dead = monitor.incidents(), monitor.outbox()["dead"]
     return _judged(killer, restarts, targets, incidents, server.mails, dead)
 

@@ -17,7 +17,8 @@ from api import create_app
 from benchmarks.accounts import Meter, percentile
 from benchmarks.results import Listener, lateness
 from benchmarks.switch import Switch
-from benchmarks.whole import Monitor, until
+from benchmarks.waiting import wait_until
+from benchmarks.whole import Monitor
 from shared.settings import Settings
 from shared.store import keys
 
@@ -55,7 +56,12 @@ def seed(monitor: Monitor, site: Switch, count: int) -> None:
             answer = client.post("/status", json={"targets": targets})
             assert answer.status_code == 201, answer.text
     # Asked of Redis: the web process answers 503 where the machine is busy with the first checks of so many.
-    until(lambda: monitor.redis.zcard(keys.status("up")) == count, 60 + count / 100, meanwhile=monitor.keep)
+    wait_until(
+        lambda: monitor.redis.zcard(keys.status("up")) == count,
+        60 + count / 100,
+        "a good result of each target",
+        meanwhile=monitor.keep,
+    )
 
 
 def _settings(monitor: Monitor) -> Settings:
@@ -225,7 +231,7 @@ def _ping(url: str, seconds: float, pipe: Any) -> None:
 def _start_anew(monitor: Monitor) -> dict[str, float]:
     """Seconds from the start of the first process beside an empty Valkey, until all is as it was."""
     total = monitor.get("/api/v1/targets", limit=1)["total"]
-    until(lambda: _is_saved(monitor, total), 3 * _LONGEST_START_SECONDS)
+    wait_until(lambda: _is_saved(monitor, total), 3 * _LONGEST_START_SECONDS, "all targets in the snapshot")
     began = monitor.start_anew()
     found = {}
     conditions: dict[str, Callable[[], bool]] = {

@@ -14,6 +14,7 @@ from redis import Redis
 from api import create_app
 from benchmarks.machine import redis_running
 from benchmarks.sites import Sites
+from benchmarks.waiting import wait_until
 from shared.settings import Settings
 from shared.state import Status
 from shared.store import Store
@@ -43,7 +44,7 @@ def hanging(sites: Sites, folder: Path, *, count: int = 1000, hung: int = 50) ->
         command = [sys.executable, "-m", "rq.cli", "worker", "--quiet", "-c", "worker.rqconfig", "checks"]
         with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as worker:
             try:
-                _until(lambda: connection.scard("rq:workers") == 1)
+                _wait(lambda: connection.scard("rq:workers") == 1, "a worker")
                 every = count // hung
                 targets = [
                     {"endpoint": f"{sites.hanging if number % every == 0 else sites.http}/{number}"}
@@ -52,17 +53,13 @@ def hanging(sites: Sites, folder: Path, *, count: int = 1000, hung: int = 50) ->
                 answer = client.post("/status", json={"targets": targets})
                 assert answer.status_code == 201, answer.text
                 began = time.monotonic()
-                _until(lambda: counts()[Status.UP] == count - hung)
+                _wait(lambda: counts()[Status.UP] == count - hung, "a result of each good target")
                 good = time.monotonic() - began
-                _until(lambda: counts()[Status.DOWN] == hung)
+                _wait(lambda: counts()[Status.DOWN] == hung, "a result of each hung target")
                 return {"good_seconds": good, "all_seconds": time.monotonic() - began}
             finally:
                 worker.terminate()
 
 
-def _until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _LONGEST_SECONDS
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {_LONGEST_SECONDS} s")
-        time.sleep(_POLL_SECONDS)
+def _wait(condition: Callable[[], bool], what: str) -> None:
+    wait_until(condition, _LONGEST_SECONDS, what, step_seconds=_POLL_SECONDS)

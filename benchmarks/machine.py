@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from redis import Redis
-from redis.exceptions import ConnectionError as RedisConnectionError
 
+from benchmarks.processes import answers
+from benchmarks.waiting import wait_until
 from worker import valkey
 
 
@@ -22,23 +22,11 @@ def redis_running(folder: Path) -> Iterator[tuple[str, int]]:
     with subprocess.Popen(valkey.command(socket_path, folder), stdout=subprocess.DEVNULL) as server:
         try:
             url = f"unix://{socket_path}"
-            _wait_for(url)
+            with Redis.from_url(url) as client:
+                wait_until(lambda: answers(client), 30, "an answer of Valkey")
             yield url, server.pid
         finally:
             server.terminate()
-
-
-def _wait_for(url: str) -> None:
-    with Redis.from_url(url) as client:
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                client.ping()
-                return
-            except RedisConnectionError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.05)
 
 
 def description() -> str:

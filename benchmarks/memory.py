@@ -20,7 +20,7 @@ from redis import Redis
 from benchmarks.accounts import family, resident_mb
 from benchmarks.machine import redis_running
 from benchmarks.switch import Switch
-from benchmarks.whole import until
+from benchmarks.waiting import wait_until
 from shared.check import Check
 from shared.monitor import AnswerSeen, Attempt, CertificateSeen, CheckResult, Reason, Verdict
 from shared.queues import CHECK_TARGETS, CHECKS, Queues
@@ -220,10 +220,10 @@ def _worker_megabytes(folder: Path) -> dict[str, float]:
         written = Store(client).targets.put(checks, now=int(time.time() * 1000))
         worker = stack.enter_context(_worker(url, folder))
         try:
-            until(lambda: client.scard("rq:workers") == 1, _PATIENCE_SECONDS)
+            wait_until(lambda: client.scard("rq:workers") == 1, _PATIENCE_SECONDS, "a worker")
             idle = resident_mb(worker.pid)
             _push(Queues(client, settings), [each.target.id for each in written])
-            until(lambda: site.connections() >= _OPEN, _PATIENCE_SECONDS)
+            wait_until(lambda: site.connections() >= _OPEN, _PATIENCE_SECONDS, f"{_OPEN} open connections")
             until_at = time.monotonic() + _HOLD_SECONDS
             most, connections = 0.0, 0
             while time.monotonic() < until_at:

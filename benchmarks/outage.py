@@ -15,7 +15,8 @@ from redis import Redis
 from benchmarks.accounts import Meter, percentile
 from benchmarks.results import Listener, Seen
 from benchmarks.switch import Switch
-from benchmarks.whole import MailServer, Monitor, mail_server, until
+from benchmarks.waiting import wait_until
+from benchmarks.whole import MailServer, Monitor, mail_server
 
 OPS = "ops@example.org"
 _QUEUE = "rq:queue:checks"
@@ -55,7 +56,7 @@ def run(arguments: argparse.Namespace) -> dict[str, object]:
         site.answer()
         light = _Phase("all answer again", monitor, server, listener)
         light.last(2 * interval, changed=lambda: monitor.count("up") == count)
-        until(monitor.owes_nothing, _HEARD_AGAIN_SECONDS)
+        wait_until(monitor.owes_nothing, _HEARD_AGAIN_SECONDS, "all alerts told")
         phases = [before.row(interval), dark.row(interval), light.row(interval)]
         mails = [(mail.at, mail.subject) for mail in server.mails if OPS in mail.recipients]
     for phase in phases:

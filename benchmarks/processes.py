@@ -5,28 +5,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from redis import Redis
 from redis.exceptions import RedisError
 
+from benchmarks.waiting import wait_until
 from worker import valkey
 from worker.lifeline import die_with_parent
 
 PROJECT = Path(__file__).resolve().parent.parent
-_STEP_SECONDS = 0.05
 _PATIENCE_SECONDS = 30.0
-
-
-def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None:
-    """Raises TimeoutError when it does not hold within ``seconds``."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {seconds:g} s: {what}")
-        time.sleep(_STEP_SECONDS)
 
 
 class Processes:
@@ -64,7 +54,7 @@ class Processes:
         socket_path = Path(url.removeprefix("unix://"))
         self.start("valkey", valkey.command(socket_path, self._folder))
         client = Redis.from_url(url)
-        wait_until(lambda: _answers(client), _PATIENCE_SECONDS, "an answer of Valkey")
+        wait_until(lambda: answers(client), _PATIENCE_SECONDS, "an answer of Valkey")
         return client
 
     def pid(self, name: str) -> int:
@@ -89,7 +79,8 @@ class Processes:
         self._running.clear()
 
 
-def _answers(client: Redis) -> bool:
+def answers(client: Redis) -> bool:
+    """Whether there is a server, and it has read its file."""
     try:
         return bool(client.ping())
     except RedisError:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from benchmarks.accounts import cpu_seconds, memory_bytes
+from benchmarks.waiting import wait_until
 
 _SAMPLE_SECONDS = 0.1
 _SETTLE_SECONDS = 60.0
@@ -97,11 +98,8 @@ class System(ABC):
         return {name: (after[name] - before[name]) / lasted for name in before}
 
     def _cpu(self) -> dict[str, float]:
-        deadline = time.monotonic() + _SETTLE_SECONDS
-        while not self.is_at_rest():
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{type(self).__name__}: still at work {_SETTLE_SECONDS:g} s after its last result")
-            time.sleep(_STEP_SECONDS)
+        what = f"{type(self).__name__} at rest after its last result"
+        wait_until(self.is_at_rest, _SETTLE_SECONDS, what, step_seconds=_STEP_SECONDS)
         return {name: cpu_seconds(pids) for name, pids in self.parts().items()}
 
 

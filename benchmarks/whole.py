@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from email import message_from_bytes, policy
@@ -29,27 +29,16 @@ import requests
 from aiosmtpd.smtp import SMTP, Envelope, Session
 from honcho.environ import parse_procfile
 from redis import Redis
-from redis.exceptions import RedisError
 
+from benchmarks.processes import PROJECT, answers
+from benchmarks.waiting import wait_until
 from tests.smtp import LocalController
 from worker import valkey
 from worker.lifeline import die_with_parent
 
-PROJECT = Path(__file__).resolve().parent.parent
 _VALKEY = "valkey"
 _PATIENCE_SECONDS = 60.0
-_STEP_SECONDS = 0.05
 _PAGE = 500
-
-
-def until(condition: Callable[[], bool], seconds: float, *, meanwhile: Callable[[], None] = lambda: None) -> None:
-    """Wait for the condition; raises TimeoutError after ``seconds``."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {seconds:g} s: {getattr(condition, '__qualname__', condition)}")
-        meanwhile()
-        time.sleep(_STEP_SECONDS)
 
 
 # --- the monitor ---------------------------------------------------------------------------------------------------
@@ -86,9 +75,9 @@ class Monitor:
     def __enter__(self) -> Self:
         (self._data / "valkey").mkdir(parents=True)
         self._start(_VALKEY)
-        until(self._has_redis, _PATIENCE_SECONDS)
+        wait_until(lambda: answers(self.redis), _PATIENCE_SECONDS, "an answer of Valkey")
         self._start_working()
-        until(self.is_ready, _PATIENCE_SECONDS)
+        wait_until(self.is_ready, _PATIENCE_SECONDS, "a monitor that is ready")
         return self
 
     def _start_working(self) -> None:
@@ -115,7 +104,7 @@ class Monitor:
         shutil.rmtree(self._data / "valkey")
         (self._data / "valkey").mkdir()
         self._start(_VALKEY)
-        until(self._has_redis, _PATIENCE_SECONDS)
+        wait_until(lambda: answers(self.redis), _PATIENCE_SECONDS, "an answer of Valkey")
         began = time.monotonic()
         self._start_working()
         return began
@@ -191,12 +180,6 @@ class Monitor:
 
     # --- asking it ---
 
-    def _has_redis(self) -> bool:
-        try:
-            return bool(self.redis.ping())
-        except RedisError:
-            return False
-
     def is_ready(self) -> bool:
         self.keep()
         with suppress(requests.RequestException):
@@ -219,7 +202,9 @@ class Monitor:
             answer = requests.post(f"{self._url}/status", json=body, timeout=60)
             answer.raise_for_status()
             ids += [target["id"] for target in answer.json()["data"]["targets"]]
-        until(lambda: self.count("up") == len(targets), seconds, meanwhile=self.keep)
+        wait_until(
+            lambda: self.count("up") == len(targets), seconds, "a good result of each target", meanwhile=self.keep
+        )
         return ids
 
     def count(self, status: str) -> int:

@@ -17,8 +17,9 @@ from typing import Self
 import aiohttp
 import uvloop
 
-from benchmarks.processes import Processes, wait_until
+from benchmarks.processes import Processes
 from benchmarks.turns import System
+from benchmarks.waiting import wait_until
 
 COMMANDS = ("prometheus-blackbox-exporter", "blackbox_exporter")
 """Debian's name, and its own."""

@@ -15,8 +15,9 @@ from redis import Redis
 
 from api import create_app
 from benchmarks.accounts import children, family
-from benchmarks.processes import PROJECT, Processes, wait_until
+from benchmarks.processes import PROJECT, Processes
 from benchmarks.turns import System
+from benchmarks.waiting import wait_until
 from shared.queues import CHECK_TARGETS, CHECKS, Queues
 from shared.settings import Settings
 from shared.state import Status

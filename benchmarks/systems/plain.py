@@ -13,8 +13,9 @@ from rq import Queue
 from rq import Worker as RQWorker
 
 from benchmarks.accounts import children, family
-from benchmarks.processes import Processes, wait_until
+from benchmarks.processes import Processes
 from benchmarks.turns import System
+from benchmarks.waiting import wait_until
 
 WORKERS = 2
 _JOB = "benchmarks.systems.plain_job.check"
