@@ -8,8 +8,9 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.costs import PROJECT, costs, revision
+from benchmarks.costs import costs, revision
 from benchmarks.hanging import TIMEOUT_SECONDS, hanging
+from benchmarks.processes import PROJECT
 from benchmarks.sites import sites
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.machine import redis_running
+from benchmarks.processes import PROJECT
 from benchmarks.sites import Sites
 
 _MEASURED = Path(__file__).with_name("measured.py")
-PROJECT = Path(__file__).resolve().parent.parent
 KINDS = ("http", "https")
 
 
