@@ -17,8 +17,11 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
+from benchmarks.accounts import percentile
+from benchmarks.mails import MailServer, Taken, mail_server, tarpit
+from benchmarks.processes import kill
 from benchmarks.waiting import wait_until
-from benchmarks.whole import MailServer, Monitor, Site, Taken, kill, mail_server, tarpit
+from benchmarks.whole import Monitor, Site
 
 OPS = "ops@example.org"
 LEASE_SECONDS = 120
@@ -41,10 +44,6 @@ def _targets(site: Site, count: int, **fields: Any) -> list[dict[str, Any]]:
         {"title": f"t{number}", "endpoint": f"{site.url}/{number}", "recipients": [f"t{number}@example.org"], **fields}
         for number in range(count)
     ]
-
-
-def _percentile(values: Sequence[float], share: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
 def _epoch(moment: str) -> float:
@@ -108,9 +107,9 @@ def delay(group_wait: int, breaks: int) -> Delay:
         group_wait,
         len(incidents),
         median(from_check),
-        _percentile(from_check, 0.99),
+        percentile(from_check, 0.99),
         median(from_break),
-        _percentile(from_break, 0.99),
+        percentile(from_break, 0.99),
     )
 
 
@@ -323,7 +322,7 @@ def lateness(*, is_silent: bool, seconds: float, targets: int = 300) -> Lateness
         "silent" if is_silent else "well",
         len(late),
         median(late),
-        _percentile(late, 0.99),
+        percentile(late, 0.99),
         max(late),
         undelivered,
     )

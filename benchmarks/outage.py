@@ -13,10 +13,11 @@ from itertools import pairwise
 from redis import Redis
 
 from benchmarks.accounts import Meter, percentile
+from benchmarks.mails import MailServer, mail_server
 from benchmarks.results import Listener, Seen
 from benchmarks.switch import Switch
 from benchmarks.waiting import wait_until
-from benchmarks.whole import MailServer, Monitor, mail_server
+from benchmarks.whole import Monitor
 
 OPS = "ops@example.org"
 _QUEUE = "rq:queue:checks"

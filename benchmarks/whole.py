@@ -1,4 +1,4 @@
-"""A whole monitor to be measured, every process of the Procfile, with a site that it checks and a server for its mails.
+"""A whole monitor to be measured, every process of the Procfile, and a site that it checks.
 
 Processes are started again at once, where the supervisor would wait longer each time: a hundred kills are to fit into
 minutes.
@@ -7,36 +7,23 @@ minutes.
 from __future__ import annotations
 
 import asyncio
-import os
 import shlex
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
-from email import message_from_bytes, policy
-from email.message import EmailMessage
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
 import requests
-from aiosmtpd.smtp import SMTP, Envelope, Session
 from honcho.environ import parse_procfile
 from redis import Redis
 
-from benchmarks.processes import PROJECT, answers
+from benchmarks.accounts import children
+from benchmarks.processes import PROJECT, VALKEY, Processes, free_port
 from benchmarks.waiting import wait_until
-from tests.smtp import LocalController
-from worker import valkey
-from worker.lifeline import die_with_parent
 
-_VALKEY = "valkey"
 _PATIENCE_SECONDS = 60.0
 _PAGE = 500
 
@@ -53,87 +40,43 @@ class Monitor:
     def __init__(self, **settings: str) -> None:
         # The path of a Unix socket holds 108 bytes at most.
         self._folder = tempfile.TemporaryDirectory(prefix="bench-")
-        self._data = Path(self._folder.name, "data")
-        port = _free_port()
+        folder = Path(self._folder.name)
+        self._data = folder / "data"
+        port = free_port()
         self._url = f"http://127.0.0.1:{port}"
-        self._environment = {
-            **{name: value for name, value in os.environ.items() if name in ("HOME", "LANG", "PATH")},
-            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
-            "PYTHONPATH": str(PROJECT),
-            "DATA_DIR": str(self._data),
-            "API_PORT": str(port),
-            **settings,
-        }
-        procfile = parse_procfile((PROJECT / "Procfile").read_text())
-        self._commands = {
-            _VALKEY: valkey.command(self._data / "valkey.sock", self._data / "valkey"),
-            **{name: shlex.split(line) for name, line in procfile.processes.items()},
-        }
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._processes = Processes(folder, {"DATA_DIR": str(self._data), "API_PORT": str(port), **settings})
         self.redis = Redis.from_url(self.redis_url)
 
     def __enter__(self) -> Self:
-        (self._data / "valkey").mkdir(parents=True)
-        self._start(_VALKEY)
-        wait_until(lambda: answers(self.redis), _PATIENCE_SECONDS, "an answer of Valkey")
-        self._start_working()
+        self._start()
         wait_until(self.is_ready, _PATIENCE_SECONDS, "a monitor that is ready")
         return self
 
-    def _start_working(self) -> None:
-        for name in self._commands:
-            if name != _VALKEY:
-                self._start(name)
-
     def __exit__(self, *_: object) -> None:
-        self._stop_all()
+        self._processes.stop()
         self.redis.close()
         self._folder.cleanup()
 
-    def _stop_all(self) -> None:
-        working = [name for name in self._processes if name != _VALKEY]
-        for names in (working, [_VALKEY]):
-            for name in names:
-                self._processes[name].terminate()
-            for name in names:
-                self._wait(name)
+    def _start(self) -> float:
+        """Start all beside an empty Valkey; the moment (monotonic) at which the first of the others was started."""
+        folder = self._data / "valkey"
+        folder.mkdir(parents=True)
+        self._processes.start_valkey(self.redis_url, folder).close()
+        began = time.monotonic()
+        for name, line in parse_procfile((PROJECT / "Procfile").read_text()).processes.items():
+            self._processes.start(name, shlex.split(line))
+        return began
 
     def start_anew(self) -> float:
         """Stop all, empty Valkey, and start all; the moment (monotonic) at which the first process was started."""
-        self._stop_all()
+        self._processes.stop()
         shutil.rmtree(self._data / "valkey")
-        (self._data / "valkey").mkdir()
-        self._start(_VALKEY)
-        wait_until(lambda: answers(self.redis), _PATIENCE_SECONDS, "an answer of Valkey")
-        began = time.monotonic()
-        self._start_working()
-        return began
-
-    def _wait(self, name: str) -> None:
-        try:
-            self._processes[name].wait(10)
-        except subprocess.TimeoutExpired:
-            # Whoever waits for a silent mail server does so for longer than a measurement should take.
-            self.kill(name)
-
-    def _start(self, name: str) -> None:
-        parent = os.getpid()
-        with Path(self._folder.name, f"{name}.log").open("ab") as log:
-            self._processes[name] = subprocess.Popen(
-                self._commands[name],
-                cwd=PROJECT,
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                preexec_fn=lambda: die_with_parent(parent),
-            )
+        return self._start()
 
     def keep(self) -> None:
         """Start again what has ended."""
-        for name, process in self._processes.items():
-            if process.poll() is not None:
-                self._start(name)
+        for name in self._processes.ended():
+            self._processes.start_again(name)
 
     @property
     def url(self) -> str:
@@ -150,33 +93,20 @@ class Monitor:
     @property
     def pids(self) -> dict[str, int]:
         """By the name of the process."""
-        return {name: process.pid for name, process in self._processes.items()}
-
-    def log(self, name: str) -> str:
-        """What the process has said so far."""
-        return Path(self._folder.name, f"{name}.log").read_text(errors="replace")
+        return self._processes.pids
 
     def children(self, name: str) -> list[int]:
         """The pids of what a process has forked: of a worker, the horse with the job."""
-        pid = self._processes[name].pid
-        try:
-            return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-        except OSError:
-            return []
+        return children(self._processes.pid(name))
 
     def kill(self, name: str) -> None:
         """Kill -9 of a process and of its children."""
-        children = self.children(name)
-        self._processes[name].kill()
-        for pid in children:
-            kill(pid)
-        self._processes[name].wait()
+        self._processes.kill(name)
 
     def restart_redis(self) -> None:
         """SIGTERM, and a start with the same append-only file."""
-        self._processes[_VALKEY].terminate()
-        self._processes[_VALKEY].wait()
-        self._start(_VALKEY)
+        self._processes.terminate(VALKEY)
+        self._processes.start_again(VALKEY)
 
     # --- asking it ---
 
@@ -236,19 +166,6 @@ class Monitor:
         return False
 
 
-def kill(pid: int) -> None:
-    """Kill -9 of a process that may have ended."""
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
-
-
-def _free_port() -> int:
-    with closing(socket.socket()) as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
 # --- what it checks ------------------------------------------------------------------------------------------------
 
 
@@ -305,72 +222,3 @@ class Site:
             pass  # The one who asks may go at any time.
         finally:
             writer.close()
-
-
-# --- where its mails go --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """One mail, and when the server said 250 to it (seconds since the epoch)."""
-
-    at: float
-    recipients: tuple[str, ...]
-    message: EmailMessage
-
-    @property
-    def id(self) -> str:
-        return str(self.message["Message-ID"])
-
-    @property
-    def subject(self) -> str:
-        return str(self.message["Subject"])
-
-    @property
-    def incident(self) -> str | None:
-        """The one incident that the mail is about; None where it is about several, or about the monitor."""
-        thread = self.message["References"]
-        return str(thread).strip("<>").rpartition("@")[0] if thread else None
-
-
-@dataclass
-class MailServer:
-    """What a server took. ``delay_seconds`` go by between a sender and its 250, long before the mail is there."""
-
-    delay_seconds: float = 0.0
-    port: int = 0
-    mails: list[Taken] = field(default_factory=list)
-
-    async def handle_MAIL(  # noqa: N802 - aiosmtpd's name
-        self, _server: SMTP, _session: Session, envelope: Envelope, address: str, _options: list[str]
-    ) -> str:
-        await asyncio.sleep(self.delay_seconds)
-        envelope.mail_from = address
-        return "250 OK"
-
-    async def handle_DATA(self, _server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802
-        message = message_from_bytes(
-            bytes(envelope.original_content or b""), _class=EmailMessage, policy=policy.default
-        )
-        self.mails.append(Taken(time.time(), tuple(envelope.rcpt_tos), message))
-        return "250 OK"
-
-
-@contextmanager
-def mail_server(delay_seconds: float = 0.0) -> Iterator[MailServer]:
-    """A server that takes every mail."""
-    server = MailServer(delay_seconds)
-    controller = LocalController(server, hostname="127.0.0.1", port=0)
-    controller.start()
-    server.port = controller.port
-    try:
-        yield server
-    finally:
-        controller.stop()
-
-
-@contextmanager
-def tarpit() -> Iterator[int]:
-    """The port of a server that accepts connections and never says a word."""
-    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
-        yield listener.getsockname()[1]

@@ -17,7 +17,7 @@ from typing import Self
 import aiohttp
 import uvloop
 
-from benchmarks.processes import Processes
+from benchmarks.processes import Processes, free_port
 from benchmarks.turns import System
 from benchmarks.waiting import wait_until
 
@@ -61,7 +61,7 @@ class Blackbox(System):
         self._file.write_text(_CONFIGURATION.format(timeout_seconds=timeout_seconds))
         # The ordinary authorities with ours among them, which it reads once; a ca_file would be read for each probe.
         self._processes = Processes(Path(self._folder.name), {"SSL_CERT_FILE": bundle_file})
-        self._port = _free_port()
+        self._port = free_port()
 
     def __enter__(self) -> Self:
         command = installed()
@@ -112,10 +112,3 @@ class Blackbox(System):
                 answer.raise_for_status()
                 up += b"\nprobe_success 1\n" in await answer.read()
         return up
-
-
-def _free_port() -> int:
-    with closing(socket.socket()) as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
