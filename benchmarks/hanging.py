@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -13,6 +11,7 @@ from redis import Redis
 
 from api import create_app
 from benchmarks.machine import redis_running
+from benchmarks.processes import Processes
 from benchmarks.sites import Sites
 from benchmarks.waiting import wait_until
 from shared.settings import Settings
@@ -33,8 +32,6 @@ def hanging(sites: Sites, folder: Path, *, count: int = 1000, hung: int = 50) ->
         client = create_app(settings, connection).test_client()
         counts = Store(connection).targets.count_by_status
         environment = {
-            **{name: value for name, value in os.environ.items() if name in ("HOME", "LANG", "PATH")},
-            "PYTHONPATH": os.getcwd(),
             "REDIS_URL": url,
             "DATA_DIR": str(folder),
             "MAX_PER_HOST": "1000",
@@ -42,23 +39,24 @@ def hanging(sites: Sites, folder: Path, *, count: int = 1000, hung: int = 50) ->
             "DEFAULT_HTTP_TIMEOUT": str(TIMEOUT_SECONDS),
         }
         command = [sys.executable, "-m", "rq.cli", "worker", "--quiet", "-c", "worker.rqconfig", "checks"]
-        with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as worker:
-            try:
-                _wait(lambda: connection.scard("rq:workers") == 1, "a worker")
-                every = count // hung
-                targets = [
-                    {"endpoint": f"{sites.hanging if number % every == 0 else sites.http}/{number}"}
-                    for number in range(count)
-                ]
-                answer = client.post("/status", json={"targets": targets})
-                assert answer.status_code == 201, answer.text
-                began = time.monotonic()
-                _wait(lambda: counts()[Status.UP] == count - hung, "a result of each good target")
-                good = time.monotonic() - began
-                _wait(lambda: counts()[Status.DOWN] == hung, "a result of each hung target")
-                return {"good_seconds": good, "all_seconds": time.monotonic() - began}
-            finally:
-                worker.terminate()
+        processes = Processes(folder, environment)
+        processes.start("worker", command)
+        try:
+            _wait(lambda: connection.scard("rq:workers") == 1, "a worker")
+            every = count // hung
+            targets = [
+                {"endpoint": f"{sites.hanging if number % every == 0 else sites.http}/{number}"}
+                for number in range(count)
+            ]
+            answer = client.post("/status", json={"targets": targets})
+            assert answer.status_code == 201, answer.text
+            began = time.monotonic()
+            _wait(lambda: counts()[Status.UP] == count - hung, "a result of each good target")
+            good = time.monotonic() - began
+            _wait(lambda: counts()[Status.DOWN] == hung, "a result of each hung target")
+            return {"good_seconds": good, "all_seconds": time.monotonic() - began}
+        finally:
+            processes.stop()
 
 
 def _wait(condition: Callable[[], bool], what: str) -> None:

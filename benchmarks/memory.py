@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import os
 import random
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from redis import Redis
 
 from benchmarks.accounts import family, resident_mb
 from benchmarks.machine import redis_running
+from benchmarks.processes import Processes
 from benchmarks.switch import Switch
 from benchmarks.waiting import wait_until
 from shared.check import Check
@@ -219,39 +218,36 @@ def _worker_megabytes(folder: Path) -> dict[str, float]:
         checks = [Check(endpoint=site.url(number), expected_http_code=200, timeout=30) for number in range(count)]
         written = Store(client).targets.put(checks, now=int(time.time() * 1000))
         worker = stack.enter_context(_worker(url, folder))
-        try:
-            wait_until(lambda: client.scard("rq:workers") == 1, _PATIENCE_SECONDS, "a worker")
-            idle = resident_mb(worker.pid)
-            _push(Queues(client, settings), [each.target.id for each in written])
-            wait_until(lambda: site.connections() >= _OPEN, _PATIENCE_SECONDS, f"{_OPEN} open connections")
-            until_at = time.monotonic() + _HOLD_SECONDS
-            most, connections = 0.0, 0
-            while time.monotonic() < until_at:
-                connections = max(connections, site.connections())
-                most = max(most, *(resident_mb(pid) for pid in family(worker.pid)))
-                time.sleep(0.1)
-            (horse,) = [pid for pid in family(worker.pid) if pid != worker.pid]
-            peak = resident_mb(horse, peak=True)
-            return {
-                "connections": connections,
-                "work_horse_rss_mb": most,
-                "work_horse_peak_mb": peak,
-                "worker_rss_mb": idle,
-            }
-        finally:
-            for pid in [*family(worker.pid)][::-1]:
-                os.kill(pid, 9)
+        wait_until(lambda: client.scard("rq:workers") == 1, _PATIENCE_SECONDS, "a worker")
+        idle = resident_mb(worker)
+        _push(Queues(client, settings), [each.target.id for each in written])
+        wait_until(lambda: site.connections() >= _OPEN, _PATIENCE_SECONDS, f"{_OPEN} open connections")
+        until_at = time.monotonic() + _HOLD_SECONDS
+        most, connections = 0.0, 0
+        while time.monotonic() < until_at:
+            connections = max(connections, site.connections())
+            most = max(most, *(resident_mb(pid) for pid in family(worker)))
+            time.sleep(0.1)
+        (horse,) = [pid for pid in family(worker) if pid != worker]
+        peak = resident_mb(horse, peak=True)
+        return {
+            "connections": connections,
+            "work_horse_rss_mb": most,
+            "work_horse_peak_mb": peak,
+            "worker_rss_mb": idle,
+        }
 
 
-def _worker(url: str, folder: Path) -> subprocess.Popen[bytes]:
-    environment = {
-        **{name: value for name, value in os.environ.items() if name in ("HOME", "LANG", "PATH")},
-        "PYTHONPATH": os.getcwd(),
-        "REDIS_URL": url,
-        "DATA_DIR": str(folder),
-    }
+@contextmanager
+def _worker(url: str, folder: Path) -> Iterator[int]:
+    """Its pid; it and its horse are killed in the end, whatever they have in hand."""
+    processes = Processes(folder, {"REDIS_URL": url, "DATA_DIR": str(folder)})
     words = ["worker", "--quiet", "-c", "worker.rqconfig", "-w", "worker.pool.SteadyWorker", "checks"]
-    return subprocess.Popen([sys.executable, "-m", "rq.cli", *words], env=environment, stdout=subprocess.DEVNULL)
+    pid = processes.start("worker", [sys.executable, "-m", "rq.cli", *words])
+    try:
+        yield pid
+    finally:
+        processes.kill("worker")
 
 
 def _push(queues: Queues, ids: Sequence[str]) -> None:
