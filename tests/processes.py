@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from redis import Redis
@@ -74,12 +75,35 @@ class Run:
         return pid
 
     def kill_all(self) -> None:
-        for pid in self.living():
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        """Kill all that live, and wait until they are dead, which is later than ``living`` can tell.
+
+        A process that dies shows its environment to nobody from the moment it gives back its memory. Its connections
+        are closed after that, tens of milliseconds later on a busy machine, and Redis still hands it a job meanwhile.
+        """
+        with ExitStack() as dying:
+            for pid in self.living():
+                dying.enter_context(_killed(pid))
 
     def leaves_nothing(self, seconds: float = 10) -> None:
         eventually(lambda: not self.living(), seconds)
+
+
+@contextmanager
+def _killed(pid: int, seconds: float = 20) -> Iterator[None]:
+    """Kill a process; at the end of the block it is dead, with all its threads, and has nothing open any more."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        yield
+        return
+    try:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        yield
+        is_dead, _, _ = select.select([descriptor], [], [], seconds)
+        assert is_dead, f"process {pid} was killed and lives"
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -96,7 +120,6 @@ def running(folder: Path, *arguments: str, environment: Mapping[str, str]) -> It
         run.kill_all()
         run.kill_all()
         run.process.wait()
-        # A worker that is about to die may still be handed the first job of the next test.
         run.leaves_nothing()
 
 

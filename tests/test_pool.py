@@ -121,7 +121,6 @@ def test_it_shrinks_by_letting_workers_finish_and_never_starts_them_again(
 ) -> None:
     redis.set("wanted", 2)
     with start_pool(folder, valkey_url) as run:
-        eventually(lambda: len(workers(redis)) == 2)
         jobs = [begin(redis, valkey_url, name) for name in ("a", "b")]
         redis.set("wanted", 1)
         run.says("workers: 1, were 2")
