@@ -285,8 +285,9 @@ def test_a_signal_to_make_alone_stops_everything_in_order(folder: Path, signum: 
     (folder / "Procfile").write_text(f"a: {WAIT} hello\n")
     recipe = f"@exec {sys.executable} -m worker.supervisor --with-parent --procfile Procfile"
     (folder / "Makefile").write_text(f"run:\n\t{recipe}\n")
-    # exec, so that the signals below reach make itself.
-    code = "import os; os.execvp('make', ['make', 'run'])"
+    # exec, so that the signals below reach make itself; and SIGINT does so though these tests may run in the background
+    # of a script, whose children ignore it, and theirs.
+    code = "import os, signal; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp('make', ['make', 'run'])"
     with running(folder, "-c", code, environment={"DATA_DIR": str(folder / "data")}) as run:
         run.says("hello")
         run.signal(signum)
