@@ -168,7 +168,7 @@ CASES: dict[str, tuple[bytes, Callable[[Send], None] | None, list[Reason | None]
     "endless 103": (b"", endless(b"HTTP/1.1 103 Hints\r\nLink: " + b"x" * 1000 + b"\r\n\r\n"), [Reason.PROTOCOL]),
     "endless headers": (OK, endless(b"X-Endless: header\r\n"), [Reason.PROTOCOL]),
     "one endless header": (OK + b"X: ", endless(KIB), [Reason.PROTOCOL]),
-    "endless folding": (OK + b"X: y\r\n", endless(b" folded\r\n"), [Reason.PROTOCOL]),
+    "endless folding": (OK + b"X: y\r\n", endless(b" folded\r\n" * 100), [Reason.PROTOCOL]),
     "endless first line": (b"", endless(KIB), [Reason.PROTOCOL]),
     "endless empty lines": (b"", endless(b"\r\n"), [Reason.PROTOCOL]),
     "endless zeros": (b"", endless(b"\0"), [Reason.PROTOCOL]),
