@@ -50,7 +50,9 @@ class Notification(BaseModel):
     recipients: list[str]
     refused: dict[str, str] = Field(description="Who was refused by the server, and its words.")
     error: str | None
-    next_at: Moment | None = Field(description="Of a delayed one, when it is tried again.")
+    next_at: Moment | None = Field(
+        description="Of a delayed one, when it is tried again; of a waiting one, when it is sent at the earliest."
+    )
 
     @classmethod
     def of(cls, known: store.Notification) -> Self:

@@ -297,7 +297,8 @@ def _told(known: Notification) -> Told:
     problems = [known.error] if known.error else []
     problems += [f"{who}: {words}" for who, words in known.refused.items()]
     if known.fate in ("waiting", "delayed") and known.next_at is not None:
-        problems.append(f"next attempt at {clock(known.next_at)}")
+        # What waits may be waiting for more to share its mail.
+        problems.append(f"{'next attempt at' if known.fate == 'delayed' else 'not before'} {clock(known.next_at)}")
     return Told(
         kind=known.kind or "told",
         channel=known.channel,

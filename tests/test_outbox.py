@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -13,6 +13,7 @@ import pytest
 from redis import Redis
 
 from shared.monitor import Verdict
+from shared.settings import Settings
 from shared.store import Mail, Outbox, Store, Watched, keys
 from shared.store.outbox import DELAY_BOUNDS, LEASE_MS, LONGEST_WAIT_MS
 from tests.fakes import Killed, Wire, everywhere, incident_fields, put, record, settings_for, settle
@@ -465,6 +466,148 @@ def test_channels_have_no_audiences(store: Store) -> None:
     mail = store.notifications.claim("message", now=DUE)
     assert mail is not None
     assert sorted(names(mail)) == ["a", "b"]
+
+
+# --- more may come -------------------------------------------------------------------------------------------------
+
+
+def mailed(
+    store: Store,
+    flips: dict[int, list[Watched]],
+    *,
+    seconds: int,
+    wait_ms: int = WINDOW_MS,
+    settings: Settings = SETTINGS,
+) -> list[tuple[int, tuple[str, ...], list[str]]]:
+    """The mails (second, audience, names) while targets flip at these seconds, by jobs that look each second.
+
+    None follows the pace of another; each is looked for only when something is due.
+    """
+    mails: list[tuple[int, tuple[str, ...], list[str]]] = []
+    for second in range(seconds):
+        now = DUE + second * 1000
+        record(store, settings, flips.get(second, []), Verdict.DOWN, now - 10)
+        while store.outbox.is_due(now=now):
+            mail = store.outbox.claim(f"mail-{now}-{len(mails)}", now=now, wait_ms=wait_ms)
+            if mail is None:
+                assert not store.outbox.is_due(now=now), "it would be looked at again at once"
+                break
+            mails.append((second, mail.audience, names(mail)))
+            store.outbox.sent(mail, now=now, recipients=["ops@example.org"], refused={})
+    return mails
+
+
+def numbered(store: Store, seconds: Iterable[int], name: str = "n", **fields: Any) -> dict[int, list[Watched]]:
+    """A target a second, named after it."""
+    return {second: put(store, f"http://{name}{second}.example/", **fields) for second in seconds}
+
+
+def test_a_lone_flip_is_mailed_when_its_window_is_over(store: Store) -> None:
+    assert mailed(store, numbered(store, [0]), seconds=60) == [(10, (), ["n0"])]
+
+
+def test_two_flips_within_a_window_are_one_mail_and_the_first_waits_for_the_window_of_the_second(store: Store) -> None:
+    assert mailed(store, numbered(store, [0, 7]), seconds=60) == [(17, (), ["n0", "n7"])]
+
+
+def test_two_flips_that_are_a_window_apart_are_two_mails(store: Store) -> None:
+    assert mailed(store, numbered(store, [0, 11]), seconds=60) == [(10, (), ["n0"]), (21, (), ["n11"])]
+
+
+def test_flips_that_follow_closely_for_eighty_seconds_are_one_mail(store: Store) -> None:
+    flips = numbered(store, range(0, 81, 5))
+    assert mailed(store, flips, seconds=240) == [(90, (), [f"n{second}" for second in flips])]
+    assert store.outbox.entries() == []
+
+
+def test_while_more_comes_it_is_looked_at_once_a_window(store: Store) -> None:
+    looks = 0
+    flips = numbered(store, range(80))
+    for second in range(90):
+        now = DUE + second * 1000
+        record(store, SETTINGS, flips.get(second, []), Verdict.DOWN, now - 10)
+        if store.outbox.is_due(now=now):
+            looks += 1
+            assert store.outbox.claim("early", now=now, wait_ms=WINDOW_MS) is None or second == 89
+    assert looks == 9
+
+
+def test_flips_that_never_cease_are_mailed_when_the_oldest_has_waited_for_twelve_windows(store: Store) -> None:
+    mails = mailed(store, numbered(store, range(0, 600, 5)), seconds=800)
+    assert [second for second, _, _ in mails] == [120, 245, 370, 495, 605]
+    assert [name for _, _, inside in mails for name in inside] == [f"n{second}" for second in range(0, 600, 5)]
+    assert all(second - int(inside[0][1:]) <= 120 for second, _, inside in mails)
+
+
+def test_an_audience_does_not_wait_for_what_another_is_owed(store: Store) -> None:
+    storm, lone = numbered(store, range(0, 61, 5)), numbered(store, [21, 29], "own", recipients=("own@example.org",))
+    settings = settings_for("redis://unused", alert_group_wait=WINDOW_MS / 1000)
+    assert mailed(store, storm | lone, seconds=200, settings=settings) == [
+        (39, ("own@example.org",), ["own21", "own29"]),
+        (70, (), [f"n{second}" for second in storm]),
+    ]
+
+
+@pytest.mark.parametrize(("window", "expected"), [(0, [0, 2, 4, 6]), (1, [1, 3, 5, 7]), (3, [9])])
+def test_a_short_window_is_a_short_wait(store: Store, window: int, expected: list[int]) -> None:
+    settings = settings_for("redis://unused", alert_group_wait=window)
+    mails = mailed(store, numbered(store, range(0, 8, 2)), seconds=60, wait_ms=window * 1000, settings=settings)
+    assert [second for second, _, _ in mails] == expected
+
+
+def test_a_full_mail_waits_for_no_more(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.store.outbox.MAIL_SIZE", 4)
+    mails = mailed(store, numbered(store, range(0, 30, 5)), seconds=60)
+    assert [(second, len(inside)) for second, _, inside in mails] == [(20, 4), (35, 2)]
+
+
+def test_a_report_does_not_wait_for_alerts_to_which_more_comes(store: Store) -> None:
+    flip(store, "a", due=DUE)
+    flip(store, "b", due=DUE + 5_000)
+    store.outbox.request_report(now=DUE + 1)
+    mail = store.outbox.claim("mail-1", now=DUE + 1, wait_ms=WINDOW_MS)
+    assert mail is not None
+    assert mail.is_report
+
+
+def test_after_a_failure_what_was_to_be_mailed_waits_for_no_more_than_the_longest_time(store: Store) -> None:
+    """New alerts come every few seconds while the server is away."""
+    flips = numbered(store, range(0, 300, 5))
+    mailed(store, flips, seconds=119)
+    mail = claim(store, now=DUE + 120_000)
+    until = store.outbox.delayed(mail, now=DUE + 120_000, error="timeout", may_have_arrived=False)
+    record(store, SETTINGS, flips[120], Verdict.DOWN, DUE + 120_000)
+    again = store.outbox.claim("mail-2", now=until, wait_ms=WINDOW_MS)
+    assert again is not None
+    assert set(names(again)) == {*names(mail), "n120"}
+
+
+def test_what_is_held_below_a_parent_makes_nobody_wait(store: Store, family: tuple[Watched, Watched]) -> None:
+    parent, child = family
+    record(store, SETTINGS, [child], Verdict.DOWN, DUE - 5_000)
+    record(store, SETTINGS, [parent], Verdict.DOWN, DUE - WINDOW_MS - 10)
+    assert store.outbox.counts().waiting == 2
+    mail = store.outbox.claim("mail-1", now=DUE, wait_ms=WINDOW_MS)
+    assert mail is not None
+    assert names(mail) == ["parent"]
+
+
+def test_killed_at_any_moment_of_a_look_that_finds_nothing_ready_all_of_it_is_one_mail_later(
+    redis: Redis, valkey_url: str
+) -> None:
+    for wire in everywhere(valkey_url, redis, Wire.kill):
+        store = Store(redis)
+        flip(store, "a", due=DUE)
+        flip(store, "b", due=DUE + 4_000)
+        with suppress(Killed):
+            assert Store(wire.client).outbox.claim("mail-1", now=DUE, wait_ms=WINDOW_MS) is None
+        settle(redis, wire)
+        flip(store, "c", due=DUE + 9_000)
+        assert store.outbox.claim("mail-2", now=DUE + 4_000, wait_ms=WINDOW_MS) is None
+        mail = store.outbox.claim("mail-3", now=DUE + 9_000, wait_ms=WINDOW_MS)
+        assert mail is not None
+        assert names(mail) == ["a", "b", "c"]
+        assert store.outbox.counts().waiting == 0
 
 
 # --- two boxes -----------------------------------------------------------------------------------------------------

@@ -834,6 +834,21 @@ def test_many_alerts_are_one_deliver_job_and_none_before_the_grouping_window_is_
     assert len(waiting(redis, EMAILS)) == 1
 
 
+def test_what_a_deliver_job_left_because_more_came_is_dispatched_again_when_that_is_due(redis: Redis) -> None:
+    began = owe(redis, 1, wait_seconds=10)
+    scheduler = ours(redis)
+    store, settings = scheduler.store, settings_for("unix:///nowhere", alert_group_wait=10)
+    record(store, settings, put(store, "http://later.example/"), Verdict.DOWN, int(began * 1000) + 6_000)
+    assert scheduler.dispatch(began + 10.1) != []
+    assert store.outbox.claim("early", now=int(began * 1000) + 10_100, wait_ms=10_000) is None
+    finish_all(redis, EMAILS)
+    assert scheduler.dispatch(began + 15.9) == []
+    assert scheduler.dispatch(began + 16.1) != []
+    mail = store.outbox.claim("mail", now=int(began * 1000) + 16_100, wait_ms=10_000)
+    assert mail is not None
+    assert len(mail.alerts) == 2
+
+
 def test_while_a_deliver_job_runs_no_other_is_enqueued_and_after_its_death_one_is(redis: Redis) -> None:
     began = owe(redis, 1, wait_seconds=0)
     scheduler = ours(redis)

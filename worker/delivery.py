@@ -53,12 +53,13 @@ class Delivery:
         self._outbox = outbox
         self._courier = courier
         self._settings = settings
+        self._wait_ms = int(1000 * settings.alert_group_wait)
 
     def deliver_all(self) -> None:
         """Send mails until nothing is due, the server fails, or a minute is over; the scheduler starts the next run."""
         began = time.monotonic()
         while time.monotonic() - began < _LONGEST_RUN_SECONDS:
-            mail = self._outbox.claim(secrets.token_hex(8), now=_now())
+            mail = self._outbox.claim(secrets.token_hex(8), now=_now(), wait_ms=self._wait_ms)
             if mail is None or not self._deliver(mail):
                 return
 
@@ -119,7 +120,7 @@ class Delivery:
                 never=never,
             )
         else:
-            pause_ms = 0 if mail.is_report else int(2000 * self._settings.alert_group_wait)
+            pause_ms = 0 if mail.is_report else 2 * self._wait_ms
             self._outbox.sent(mail, now=_now(), recipients=sent.recipients, refused=never, pause_ms=pause_ms)
 
     def _send(self, mail: Mail) -> Sent:

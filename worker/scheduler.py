@@ -393,8 +393,9 @@ class SlotScheduler(Scheduler):  # type: ignore[misc]  # rq_scheduler ships no t
     def dispatch(self, now: float) -> list[str]:
         """Enqueue a deliver job for each outbox where an alert is due and none is on its way; returns their ids.
 
-        Alerts become due when their grouping window is over, when a failed mail may be tried again, or when the job
-        that had taken them was killed: one look at the outbox covers all three.
+        Alerts become due when nothing further came for a while, when a failed mail may be tried again, or when the job
+        that had taken them was killed: one look at the outbox covers all three. Where more came meanwhile the job puts
+        all of it off, and the look after that finds it.
         """
         return [job_id for post in self._posts if (job_id := self._dispatch(post, now)) is not None]
 

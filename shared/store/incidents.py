@@ -100,7 +100,7 @@ class Notification:
     """Who was refused by the server, and its words."""
     error: str | None
     next_at: int | None
-    """Of a delayed one, when it is tried again."""
+    """Of a delayed one, when it is tried again; of a waiting one, when it is sent at the earliest."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 """The outbox: alerts that people are owed, from the flip that wrote them until an SMTP server took them.
 
-An alert waits, is put into a mail (taken under a lease, with others), and leaves when the mail was sent. What is in a
-mail whose fate nobody knows stays together in that mail, so that a repetition carries the same Message-ID; after a
-failure that surely delivered nothing the alerts go back to wait and may be grouped anew.
+An alert waits until no further ones come for the same people, is put into a mail (taken under a lease, with them), and
+leaves when the mail was sent. What is in a mail whose fate nobody knows stays together in that mail, so that a
+repetition carries the same Message-ID; after a failure that surely delivered nothing the alerts go back to wait and
+may be grouped anew.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ LEASE_MS = 120_000
 """How long a deliver job may hold a mail; its RQ timeout is shorter."""
 MAIL_SIZE = 20_000
 """Alerts in one mail at the most, which lists some and counts the others: an outage of everything is one mail."""
+GROUP_WAITS = 12
+"""An alert waits for others to share its mail for so many times ALERT_GROUP_WAIT at the most."""
 LISTED = 1000
 """Entries of each kind that :meth:`Outbox.entries` returns at the most."""
 GIVEN_UP_AFTER_MS = 3 * 86_400_000
@@ -83,9 +86,10 @@ DELAY_BOUNDS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 900, 3600, 86_400)
 """Seconds; the buckets of how long alerts take."""
 
 _CLAIM = """
--- KEYS[1] the box. ARGV: now, lease ends, new mail id, size. First a mail whose lease has ended, whole; else, once
--- something is due and no failure asks for patience, all that waits for the same audience, oldest first. Left for
--- later is what is new of a target whose parent is down, and what would overtake an earlier alert of its target.
+-- KEYS[1] the box. ARGV: now, lease ends, new mail id, size, how long what is due may wait for more (ms). First a mail
+-- whose lease has ended, whole; else, once something is due and no failure asks for patience, all that waits for the
+-- same audience, oldest first. Left for later is what is new of a target whose parent is down, what would overtake an
+-- earlier alert of its target, and an audience that was owed something further just now.
 -- Returns {mail id, who has not had it yet (JSON) or '', audience, tries so far, number of the newest alert in the box,
 -- who has to have an earlier mail first (JSON) or '', then id and alert of each}.
 local box, now, mail, members = KEYS[1], tonumber(ARGV[1]), nil, {}
@@ -187,28 +191,43 @@ else
     if a.due ~= b.due then return a.due < b.due end
     return happened_before(a, b)
   end)
+  local size, audiences = tonumber(ARGV[4]), {}
+  for _, row in ipairs(rows) do
+    if string.sub(row.id, 1, 6) == 'report' then
+      row.is_report = true
+    elseif row.line and (busy[row.line] or held[row.line] or (row.parent ~= '' and is_down(row.parent))) then
+      -- The recovery from what was not told yet is told with it.
+      held[row.line], row.is_held = true, true
+      if row.due <= now then redis.call('ZADD', box, now + 5000, row.id) end
+    else
+      local owed = audiences[row.whose] or {due = row.due, oldest = row.since, newest = row.since, count = 0}
+      owed.oldest, owed.newest = math.min(owed.oldest, row.since), math.max(owed.newest, row.since)
+      owed.count = owed.count + 1
+      audiences[row.whose] = owed
+    end
+  end
+  for _, owed in pairs(audiences) do
+    -- When the newest is due, nothing further came for as long as a lone alert waits.
+    local settled_at = math.min(owed.newest, owed.oldest + tonumber(ARGV[5]))
+    if owed.due <= now and now < settled_at and owed.count < size then owed.waits_until = settled_at end
+  end
   local audience
   mail = ARGV[3]
   for _, row in ipairs(rows) do
-    local is_due = row.due <= now
-    if string.sub(row.id, 1, 6) == 'report' then
-      if is_due and not audience then
+    local waits_until = not row.is_report and not row.is_held and audiences[row.whose].waits_until
+    if row.is_report then
+      if row.due <= now and not audience then
         members = {row.id}
         break
       end
-    elseif row.line and (busy[row.line] or held[row.line] or (row.parent ~= '' and is_down(row.parent))) then
-      -- The recovery from what was not told yet is told with it.
-      held[row.line] = true
-      if is_due then redis.call('ZADD', box, now + 5000, row.id) end
-    elseif audience == nil then
-      if not is_due then break end
-      audience, members = row.whose, {row.id}
-      if row.line then lines[row.line] = true end
-    elseif audience == row.whose then
-      members[#members + 1] = row.id
+    elseif waits_until then
+      -- All of them are looked at again at that moment, and not each at its own.
+      if row.due < waits_until then redis.call('ZADD', box, waits_until, row.id) end
+    elseif not row.is_held and (audience == row.whose or (audience == nil and row.due <= now)) then
+      audience, members[#members + 1] = row.whose, row.id
       if row.line then lines[row.line] = true end
     end
-    if #members >= tonumber(ARGV[4]) then break end
+    if #members >= size then break end
   end
   if #members == 0 then return {} end
 end
@@ -262,7 +281,7 @@ _SETTLE = (
 -- not to be counted). Only alerts still in that mail count: another job may have taken it over. What some will never
 -- get is a dead letter for them, whose id ends with a !.
 local box, mail, fate, now, hold, problem = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local bounds, audience, newest, is_stuck = {BOUNDS}, nil, 0, false
+local bounds, audience, oldest, newest, is_stuck = {BOUNDS}, nil, math.huge, 0, false
 local function measure(ms)
   local bucket = 'inf'
   for _, bound in ipairs(bounds) do
@@ -291,7 +310,8 @@ for i = 15, #ARGV, 2 do
       redis.call('ZADD', box .. ':dead', now, id .. '!')
     end
     if fate == 'sent' then
-      audience, newest = found[4] or '', math.max(newest, tonumber(found[2]))
+      local since = tonumber(found[2])
+      audience, oldest, newest = found[4] or '', math.min(oldest, since), math.max(newest, since)
       redis.call('ZREM', box .. ':sending', id)
       redis.call('DEL', key)
       if ARGV[i + 1] ~= '' then measure(tonumber(ARGV[i + 1])) end
@@ -312,9 +332,10 @@ for i = 15, #ARGV, 2 do
   end
 end
 if audience and tonumber(ARGV[10]) > 0 then
-  -- Each mail that follows closely on another doubles the pause before the next, up to five minutes.
+  -- Each mail that follows closely on another doubles the pause before the next, up to five minutes. How long it then
+  -- waited for more does not make it a late one, or a storm that goes on would never be told more rarely.
   local last, pause, owed = string.match(redis.call('HGET', box .. ':pace', audience) or '', '^(%d+),(%d+),(%d+)$')
-  if last and tonumber(now) < tonumber(last) + tonumber(pause) then
+  if last and oldest < tonumber(last) + tonumber(pause) then
     pause = math.min(tonumber(pause) * 2, 300000)
   else
     pause = tonumber(ARGV[10])
@@ -421,7 +442,7 @@ class Mail:
 
 @dataclass(frozen=True, slots=True)
 class OutboxCounts:
-    """How full the outbox is; ``oldest_at`` is when the longest waiting alert was due (ms), None when none waits."""
+    """How full the outbox is; ``oldest_at`` is when the first that waits is to be sent (ms), None when none waits."""
 
     waiting: int
     sending: int
@@ -459,12 +480,18 @@ class Outbox:
             return False
         return any(rows and rows[0][1] <= now for rows in (waiting, sending))
 
-    def claim(self, mail_id: str, *, now: int) -> Mail | None:
+    def claim(self, mail_id: str, *, now: int, wait_ms: int = 0) -> Mail | None:
         """Take what is due, as the mail ``mail_id`` or as the earlier mail whose lease ended; None: nothing is due.
+
+        ``wait_ms`` is how long before it was due an alert was written. What is owed to an audience is due as a whole
+        when nothing further was added for as long, when its oldest was written :data:`GROUP_WAITS` times as long ago,
+        or when it fills a mail; until then all of it is put off, so that :meth:`is_due` says no. With 0 nothing waits
+        for more.
 
         A kill after this line costs the lease: the same mail is then claimed again under its own id.
         """
-        claimed = self._claim(keys=[self.box], args=[now, now + LEASE_MS, mail_id, MAIL_SIZE])
+        patience_ms = (GROUP_WAITS - 1) * wait_ms
+        claimed = self._claim(keys=[self.box], args=[now, now + LEASE_MS, mail_id, MAIL_SIZE, patience_ms])
         if not claimed:
             return None
         mail, to, audience, tries, newest, apart, *entries = claimed
@@ -491,7 +518,7 @@ class Outbox:
         Those whom it was ``refused`` for good, with the server's answer, have a dead letter each of their own.
 
         The next mail to the same audience waits for ``pause_ms`` at least, and twice as long each time that one follows
-        closely, so that whatever happens in a minute is three mails.
+        closely, that is when its oldest alert was due before another such pause was over.
         """
         fate = {"fate": "sent", "at": now, "mail": mail.id, "recipients": list(recipients), "refused": dict(refused)}
         self._put(mail, "sent", now=now, fate=fate, pause_ms=pause_ms, never=refused)
