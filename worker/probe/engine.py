@@ -17,7 +17,7 @@ from shared.settings import Settings
 from shared.signals import check_retried, check_started
 from worker.probe.absence import Absences
 from worker.probe.failure import FAULTS
-from worker.probe.interrupts import interrupts_put_off
+from worker.probe.interrupts import Interrupts
 from worker.probe.judge import Case, Judge
 from worker.probe.line import Line
 from worker.probe.name_servers import NameServers
@@ -76,6 +76,7 @@ class Engine:
         self._idle: list[Transfer] = []
         self._finished: list[CheckResult] = []
         self._begun: list[tuple[str, int]] = []
+        self._interrupts = Interrupts()
         self._absences = Absences()
         self._expected_back = time.monotonic()
         self._resolver = Resolver()
@@ -117,8 +118,9 @@ class Engine:
         With nothing in flight it waits, too. Signal handlers run, and raise, while it waits for the network.
         """
         until = time.monotonic() + timeout_seconds
+        self._interrupts.attend()
         while True:
-            with interrupts_put_off():
+            with self._interrupts:
                 self._turn()
             left = until - time.monotonic()
             if self._finished or left <= 0:
@@ -143,7 +145,7 @@ class Engine:
 
     def close(self) -> None:
         """Drops all checks and closes all sockets; waits for nobody. Closing twice is allowed."""
-        with interrupts_put_off():
+        with self._interrupts:
             self._wire.close()
             for transfer in self._idle:
                 transfer.close()
@@ -160,6 +162,7 @@ class Engine:
             self._finished.clear()
             self._resolver.close()
             self._judge.close()
+        self._interrupts.leave()
 
     # --- the loop ---------------------------------------------------------------------------------------------------
 
