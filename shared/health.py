@@ -44,7 +44,7 @@ class Health:
 
 def look(store: Store, queues: Queues, settings: Settings, *, now: int) -> Health:
     """Read the vitals of the whole monitor; raises redis.RedisError when Redis is away."""
-    seen = {name: queues.seen(name) for name in QUEUES}
+    seen = queues.seen(*QUEUES)
     beat = store.vitals.last_beat()
     newest = store.targets.newest()
     started, ended = store.vitals.batch()

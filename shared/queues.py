@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Any
 
 from redis import Redis
@@ -298,31 +299,44 @@ class Queues:
         enqueued = [since for raw in answers if raw and (since := _epoch(raw.decode())) is not None]
         return max(0, now - int(min(enqueued) * 1000)) if enqueued else 0
 
-    def seen(self, name: str) -> QueueSeen:
-        """How the queue stands; runs none of RQ's clean-ups, and counts no run whose worker has gone."""
-        queue = self.queue(name)
+    def seen(self, *names: str) -> dict[str, QueueSeen]:
+        """How the queues stand; runs none of RQ's clean-ups, and counts no run whose worker has gone."""
         with self._redis.pipeline(transaction=False) as pipe:
-            pipe.llen(queue.key)
-            pipe.zcount(StartedJobRegistry(name, connection=self._redis).key, time.time(), "+inf")
-            pipe.zcard(FailedJobRegistry(name, connection=self._redis).key)
-            waiting, running, failed = pipe.execute()
-        return QueueSeen(name, int(waiting), int(running), int(failed), tuple(self.workers(name)))
+            for name in names:
+                pipe.llen(self.queue(name).key)
+                pipe.zcount(StartedJobRegistry(name, connection=self._redis).key, time.time(), "+inf")
+                pipe.zcard(FailedJobRegistry(name, connection=self._redis).key)
+            counts = iter(pipe.execute())
+        workers = self._workers(names)
+        return {
+            name: QueueSeen(name, int(next(counts)), int(next(counts)), int(next(counts)), tuple(workers[name]))
+            for name in names
+        }
 
     def workers(self, name: str) -> list[WorkerSeen]:
         """The workers of a queue that have not missed their heartbeat (and whose process is there, if visible)."""
-        members = sorted(raw.decode() for raw in self._redis.smembers(WORKERS_BY_QUEUE_KEY % name))
+        return self._workers([name])[name]
+
+    def _workers(self, names: Sequence[str]) -> dict[str, list[WorkerSeen]]:
         with self._redis.pipeline(transaction=False) as pipe:
-            for key in members:
+            for name in names:
+                pipe.smembers(WORKERS_BY_QUEUE_KEY % name)
+            members = [sorted(raw.decode() for raw in found) for found in pipe.execute()]
+        with self._redis.pipeline(transaction=False) as pipe:
+            for key in chain.from_iterable(members):
                 pipe.hmget(key, "hostname", "pid", "state", "death")
                 pipe.pttl(key)
-            rows = pipe.execute()
-        alive = []
-        for key, fields, ttl in zip(members, rows[::2], rows[1::2], strict=True):
-            host, pid, state, death = (raw.decode() if raw else "" for raw in fields)
-            if not pid or death or ttl < _MISSED_HEARTBEAT_MS or self._is_gone(host, int(pid)):
-                continue
-            alive.append(WorkerSeen(key.rpartition(":")[2], host, int(pid), state))
-        return alive
+            answers = iter(pipe.execute())
+        return {
+            name: [seen for key in its_own if (seen := self._worker(key, next(answers), next(answers)))]
+            for name, its_own in zip(names, members, strict=True)
+        }
+
+    def _worker(self, key: str, fields: Sequence[bytes | None], ttl: int) -> WorkerSeen | None:
+        host, pid, state, death = (raw.decode() if raw else "" for raw in fields)
+        if not pid or death or ttl < _MISSED_HEARTBEAT_MS or self._is_gone(host, int(pid)):
+            return None
+        return WorkerSeen(key.rpartition(":")[2], host, int(pid), state)
 
     def _is_gone(self, host: str, pid: int) -> bool:
         """Whether a worker's process has ended. Only a Redis behind a unix socket is sure to share our processes."""

@@ -144,7 +144,7 @@ def test_a_pool_that_grows_to_eight_and_shrinks_again_under_load_loses_and_repea
         eventually(lambda: not work.in_hand())
     assert results(store, fed) == len(fed)
     assert asked(site) == Counter(names("load", len(fed)))
-    assert work.seen(CHECKS).failed == 0
+    assert work.seen(CHECKS)[CHECKS].failed == 0
 
 
 # --- two machines --------------------------------------------------------------------------------------------------

@@ -247,7 +247,7 @@ def test_a_queue_is_seen_with_its_jobs_and_workers(redis: Redis, work: Queues, w
         work.push(CHECKS, CHECK_TARGETS, (ids(1),), job_id=f"j{number}")
     redis.zadd("rq:wip:checks", {"runs:1": time.time() + 60, "worker-gone:1": time.time() - 60})
     redis.zadd("rq:failed:checks", {"failed": time.time() + 60})
-    seen = work.seen(CHECKS)
+    seen = work.seen(CHECKS)[CHECKS]
     assert (seen.waiting, seen.running, seen.failed) == (3, 1, 1)
     assert [each.name for each in seen.workers] == ["w1"]
 
