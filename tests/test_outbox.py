@@ -539,6 +539,12 @@ def test_flips_that_never_cease_are_mailed_when_the_oldest_has_waited_for_twelve
     assert all(second - int(inside[0][1:]) <= 120 for second, _, inside in mails)
 
 
+def test_a_long_window_is_no_reason_to_wait_for_hours(store: Store) -> None:
+    settings = settings_for("redis://unused", alert_group_wait=60)
+    mails = mailed(store, numbered(store, range(0, 300, 20)), seconds=400, wait_ms=60_000, settings=settings)
+    assert mails[0][0] == 60 + 120
+
+
 def test_an_audience_does_not_wait_for_what_another_is_owed(store: Store) -> None:
     storm, lone = numbered(store, range(0, 61, 5)), numbered(store, [21, 29], "own", recipients=("own@example.org",))
     settings = settings_for("redis://unused", alert_group_wait=WINDOW_MS / 1000)

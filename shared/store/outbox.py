@@ -25,7 +25,9 @@ LEASE_MS = 120_000
 MAIL_SIZE = 20_000
 """Alerts in one mail at the most, which lists some and counts the others: an outage of everything is one mail."""
 GROUP_WAITS = 12
-"""An alert waits for others to share its mail for so many times ALERT_GROUP_WAIT at the most."""
+"""An alert waits for others to share its mail for so many times ALERT_GROUP_WAIT at the most, ..."""
+LONGEST_MORE_MS = 120_000
+"""... and for so much longer than it would alone, however long that is."""
 LISTED = 1000
 """Entries of each kind that :meth:`Outbox.entries` returns at the most."""
 GIVEN_UP_AFTER_MS = 3 * 86_400_000
@@ -484,13 +486,13 @@ class Outbox:
         """Take what is due, as the mail ``mail_id`` or as the earlier mail whose lease ended; None: nothing is due.
 
         ``wait_ms`` is how long before it was due an alert was written. What is owed to an audience is due as a whole
-        when nothing further was added for as long, when its oldest was written :data:`GROUP_WAITS` times as long ago,
-        or when it fills a mail; until then all of it is put off, so that :meth:`is_due` says no. With 0 nothing waits
-        for more.
+        when nothing further was added for as long, when its oldest was written :data:`GROUP_WAITS` times as long ago
+        or is overdue by :data:`LONGEST_MORE_MS`, or when it fills a mail; until then all of it is put off, so that
+        :meth:`is_due` says no. With 0 nothing waits for more.
 
         A kill after this line costs the lease: the same mail is then claimed again under its own id.
         """
-        patience_ms = (GROUP_WAITS - 1) * wait_ms
+        patience_ms = min((GROUP_WAITS - 1) * wait_ms, LONGEST_MORE_MS)
         claimed = self._claim(keys=[self.box], args=[now, now + LEASE_MS, mail_id, MAIL_SIZE, patience_ms])
         if not claimed:
             return None
