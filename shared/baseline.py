@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
+from msgspec import Struct
 
 from shared.monitor import CheckResult
 
@@ -28,12 +28,11 @@ _FIRST_STEP, _LAST_STEP = 3.0, 0.03
 _WATCHED_HEADERS = ("content-type", "server")
 
 
-@dataclass(frozen=True, slots=True)
-class Baseline:
+class Baseline(Struct, frozen=True):
     """What is usual for one target. ``medians`` maps a phase, and ``total``, to milliseconds; bounded by the phases."""
 
     count: int = 0
-    medians: Mapping[str, float] = field(default_factory=dict, hash=False)
+    medians: Mapping[str, float] = {}
     good: str | None = None
     """A digest of the last good answer's summary: the summary is written again only when it has changed."""
 

@@ -1,7 +1,8 @@
 """The nouns of the monitor and its one rule of state. Pure: it reads no clock, no environment and no Redis.
 
 Times are whole milliseconds since the Unix epoch (UTC) and named ``*_at``; durations are milliseconds or
-seconds and say so in their name.
+seconds and say so in their name. What is made anew for every check is a Struct: it is as frozen as a dataclass that
+is, and made in an eighth of the time.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
+
+from msgspec import Struct, structs
 
 from shared.check import Check
 from shared.endpoint import redact
@@ -22,8 +25,7 @@ class MonitorError(Exception):
 # --- what to check -------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(Struct, frozen=True):
     """One endpoint to watch: its :class:`Check` under an id that never changes.
 
     ``revision`` grows with every change of the check; a result made with an older one is not recorded.
@@ -76,8 +78,7 @@ class Verdict(StrEnum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(Struct, frozen=True):
     """One exchange with the endpoint. ``phases`` maps each phase that happened to its milliseconds."""
 
     started_at: int
@@ -105,8 +106,7 @@ class Attempt:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class CertificateSeen:
+class CertificateSeen(Struct, frozen=True):
     """The server's own certificate, as far as people want to know it; times are ms since the epoch."""
 
     subject: str
@@ -116,11 +116,10 @@ class CertificateSeen:
     sha256: str
 
     def document(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__slots__}
+        return structs.asdict(self)
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerSeen:
+class AnswerSeen(Struct, frozen=True):
     """What was seen of the last answer of a check, without its secrets."""
 
     redirects: tuple[str, ...] = ()
@@ -146,8 +145,7 @@ class AnswerSeen:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class CheckResult:
+class CheckResult(Struct, frozen=True):
     """What one check saw: its attempts, and the verdict over the last of them."""
 
     target_id: str

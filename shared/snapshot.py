@@ -31,7 +31,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 import orjson
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from shared.check import Check, ContradictionError
 from shared.maintenance import Maintenance
@@ -45,7 +45,6 @@ FORMAT = 1
 _BUFFER_BYTES = 1024 * 1024
 _HEAD = re.compile(rb'\{"format": 1, "written_at": "[0-9TZ:-]{20}", "targets": \[\n')
 _ID = re.compile(r"[0-9a-f]{16}")
-_STATE: TypeAdapter[State | None] = TypeAdapter(State | None)
 
 
 class SnapshotError(MonitorError):
@@ -241,11 +240,15 @@ def _saved(entry: Any, where: str) -> Saved:
         raise SnapshotError(f"{where}: id must be 16 hexadecimal digits")
     try:
         check = Check.model_validate(fields)
-        known = _STATE.validate_python(state)
     except ValidationError as error:
         problem = error.errors()[0]
-        field = ".".join(str(part) for part in problem["loc"]) or "state"
+        field = ".".join(str(part) for part in problem["loc"])
         raise SnapshotError(f"{where}: {field}: {problem['msg'].removeprefix('Value error, ')}") from None
+    try:
+        known = None if state is None else State.parse(state)
+    except ValueError as error:
+        rule, _, field = str(error).partition(" - at `$")
+        raise SnapshotError(f"{where}: state{field.rstrip('`')}: {rule}") from None
     if known is not None and not _is_possible(known):
         raise SnapshotError(f"{where}: state: is not one that this program wrote")
     return Saved(target_id, check, known, latest if known and known.checked_at and isinstance(latest, dict) else None)

@@ -6,9 +6,12 @@ Times are whole milliseconds since the Unix epoch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
 from shared.monitor import CheckResult, Verdict
 
@@ -28,8 +31,7 @@ GOOD = (Status.UP, Status.DEGRADED)
 _OF_VERDICT = {verdict: Status(verdict) for verdict in Verdict}
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(Struct, frozen=True):
     """How much it takes to change what is believed of a target."""
 
     failure_threshold: int = 1
@@ -52,23 +54,23 @@ class Policy:
         return self.second_opinion and state.is_in_doubt and state.failures == self.failure_threshold
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """What is believed of one target, and since when.
 
     ``flips`` counts what happened to it and numbers it. ``incident`` is the id of the incident that is open, if one
     is: it outlives ``unknown`` and ``paused``, so that the recovery is told whatever happened in between.
     """
 
-    status: Status = Status.PENDING
-    since: int = 0
-    flips: int = 0
-    failures: int = 0
+    status: Status
+    # What a factory made is stored, too, when it is the default.
+    since: int = msgspec.field(default_factory=int)
+    flips: int = msgspec.field(default_factory=int)
+    failures: int = msgspec.field(default_factory=int)
     """Checks in a row that failed, whether they are believed yet or not; ``unknown`` ones do not count."""
+    checked_at: int = msgspec.field(default_factory=int)
+    """When the newest recorded check started; 0 before the first."""
     successes: int = 0
     """Good checks in a row of a target that is still believed to be down."""
-    checked_at: int = 0
-    """When the newest recorded check started; 0 before the first."""
     suspect: Mapping[str, Any] | None = None
     """The first of the failures in a row: at, ended (ms), reason, sentence, by (the name of its worker)."""
     recovering_at: int | None = None
@@ -85,30 +87,28 @@ class State:
         """Whether a check has failed and is not believed yet."""
         return self.failures > 0 and self.status is not Status.DOWN
 
-    def document(self) -> dict[str, Any]:
-        """The state as stored: the fields above, those with their default left out."""
-        return {
-            name: value
-            for name in self.__slots__
-            if (value := getattr(self, name)) != _DEFAULT_STATE[name] or name in _ALWAYS_STORED
-        }
+    def encode(self) -> bytes:
+        """The state as stored, JSON: the fields above, the later ones only where they differ from their default."""
+        return _ENCODER.encode(self)
 
     @classmethod
-    def parse(cls, document: Mapping[str, Any]) -> State:
-        """The inverse of :meth:`document`; raises ValueError or TypeError for what is not a state."""
-        changes = tuple(document.get("changes", ()))
-        return cls(**{**document, "status": Status(document["status"]), "changes": changes})
+    def decode(cls, document: bytes) -> State:
+        """The inverse of :meth:`encode`; raises ValueError for what is not a state."""
+        return _DECODER.decode(document)
+
+    @classmethod
+    def parse(cls, document: Any) -> State:
+        """A state from JSON that was read already; raises ValueError, which names the field, for what is none."""
+        return msgspec.convert(document, cls)
 
 
-_ALWAYS_STORED = ("status", "since", "flips", "failures", "checked_at")
-_DEFAULT_STATE = {name: getattr(State(), name) for name in State.__slots__}
+_ENCODER, _DECODER = msgspec.json.Encoder(), msgspec.json.Decoder(State)
 
 
 Tells = Literal["down", "up", "flapping", "calm"]
 
 
-@dataclass(frozen=True, slots=True)
-class Flip:
+class Flip(Struct, frozen=True):
     """One change of what is believed. ``id`` is the same for everyone who computes it from the same state.
 
     ``opens`` and ``closes`` name an incident. ``tells`` is what people are told of it, None for nothing. ``before`` and

@@ -20,7 +20,7 @@ from shared.check import Check
 from shared.monitor import Alert, Attempt, CheckResult, Reason, Report, Verdict
 from shared.settings import Settings
 from shared.snapshot import Saved
-from shared.state import State
+from shared.state import State, Status
 from shared.store import Defaults, Store, Watched, keys
 from shared.store.targets import bucket_of
 from tests.waiting import eventually
@@ -257,7 +257,7 @@ def put_into(store: Store, bucket: int, *endpoints: str, **fields: Any) -> list[
     """As :func:`put`, with ids whose hash falls into this bucket, so that the test knows their slot."""
     ids = islice((name for name in map("{:016x}".format, count()) if bucket_of(name) == bucket), len(endpoints))
     saved = [
-        Saved(name, Check(endpoint=endpoint, expected_http_code=200, **fields), State(since=1), None)
+        Saved(name, Check(endpoint=endpoint, expected_http_code=200, **fields), State(Status.PENDING, since=1), None)
         for name, endpoint in zip(ids, endpoints, strict=True)
     ]
     now = int(time.time() * 1000)

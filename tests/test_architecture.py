@@ -91,11 +91,13 @@ OF_THE_PURE = {
     "shared.assertions.accepted": {"jsonpath_rfc9535", "re2"},
     "shared.assertions.reading": {"jsonpath_rfc9535", "orjson"},
     "shared.assertions.rules": {"jsonpath_rfc9535", "typing_extensions"},
-    "shared.baseline": {"orjson"},
+    "shared.baseline": {"msgspec", "orjson"},
     "shared.check": {"orjson"},
     "shared.endpoint": {"idna", "urllib3"},
+    "shared.monitor": {"msgspec"},
     "shared.recurrence": {"dateutil"},
     "shared.recurrence_rule": {"dateutil"},
+    "shared.state": {"msgspec"},
 }
 
 

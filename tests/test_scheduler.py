@@ -719,17 +719,17 @@ def test_the_slot_of_a_paused_or_deleted_target_vanishes_within_a_pass(redis: Re
     scheduler = ours(redis)
     paused, deleted = put(store, "http://a.example/", "http://b.example/", interval=86_400)
     scheduler.tick()
-    slot_of = {each: f"check-86400-{bucket_of(each.target.id):03d}" for each in (paused, deleted)}
+    slot_of = {each.target.id: f"check-86400-{bucket_of(each.target.id):03d}" for each in (paused, deleted)}
     assert slots(redis) == set(slot_of.values())
     put(store, "http://a.example/", paused=True)
     scheduler.tick()
-    assert slots(redis) == {slot_of[deleted]}
+    assert slots(redis) == {slot_of[deleted.target.id]}
     store.targets.delete(deleted.target.id, now=2)
     scheduler.tick()
     assert slots(redis) == set()
     put(store, "http://a.example/", paused=False)
     scheduler.tick()
-    assert slots(redis) == {slot_of[paused]}
+    assert slots(redis) == {slot_of[paused.target.id]}
 
 
 def test_a_hundred_thousand_targets_cost_the_scheduler_what_a_hundred_do(redis: Redis, valkey_url: str) -> None:

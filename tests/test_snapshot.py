@@ -651,13 +651,16 @@ BAD_FILES = {
     ),
     "bad status": (
         '{"targets": [{"endpoint": "http://a", "state": {"status": "sideways"}}]}',
-        "targets[0]: status: Input should be 'pending', 'up', 'degraded'",
+        "targets[0]: state.status: Invalid enum value 'sideways'",
     ),
     "bad time": (
         '{"targets": [{"endpoint": "http://a", "state": {"status": "up", "checked_at": "today"}}]}',
-        "targets[0]: checked_at: Input should be a valid integer",
+        "targets[0]: state.checked_at: Expected `int`, got `str`",
     ),
-    "state no object": ('{"targets": [{"endpoint": "http://a", "state": "up"}]}', "targets[0]: state: Input should be"),
+    "state no object": (
+        '{"targets": [{"endpoint": "http://a", "state": "up"}]}',
+        "targets[0]: state: Expected `object`, got `str`",
+    ),
     "down without an incident": (
         '{"targets": [{"endpoint": "http://a", "state": {"status": "down"}}]}',
         "targets[0]: state: is not one that this program wrote",

@@ -10,9 +10,10 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec import structs
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -152,7 +153,7 @@ class Batch:
             self._watched[target.id] = watched
             self._canaries.expect(target)
             if retries is not None:
-                target = replace(target, check=target.check.model_copy(update={"retries": retries}))
+                target = structs.replace(target, check=target.check.model_copy(update={"retries": retries}))
             self._engine.add(target, scheduled_at, enqueued_at)
         return started
 

@@ -7,8 +7,9 @@ batch's hosts have answered (then they are judged as usual) or more than half ha
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from urllib.parse import urlsplit
+
+from msgspec.structs import replace
 
 from shared.check import Check
 from shared.monitor import CheckResult, Reason, Target, Verdict

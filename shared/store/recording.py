@@ -8,10 +8,12 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Self
 
 import orjson
+from msgspec import Struct
+from msgspec.structs import replace
 from redis import Redis
 
 from shared.baseline import Baseline, differences, digest_of, learn, summary, unusual
@@ -119,8 +121,7 @@ HISTORY_BOUNDS = (100, 2_000)
 """The history holds one day of checks, and never fewer or more than this many."""
 
 
-@dataclass(frozen=True, slots=True)
-class Recorded:
+class Recorded(Struct, frozen=True):
     """One result that was recorded, and the flip that it caused, if any."""
 
     target: Target
@@ -260,8 +261,7 @@ def _sums(rows: Sequence[bytes], kept: int) -> list[tuple[int, int, int, int, in
     return sorted(row for row in found if row[0] > oldest)
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
+class _Row(Struct, frozen=True):
     """One decision, ready to be compared and set."""
 
     watched: Watched
@@ -290,7 +290,7 @@ class _Row:
             self.target.id,
             self.target.revision,
             self.raw_state,
-            orjson.dumps(self.after.document()),
+            self.after.encode(),
             result.started_at,
             pack(result),
             history_length(interval),
@@ -413,7 +413,7 @@ def _decide(row: tuple[Watched, bytes, CheckResult], defaults: Defaults, down: f
     """What becomes of a result; ``down`` are those parents that are."""
     watched, raw_state, result = row
     target = watched.target
-    before = watched.state if raw_state is watched.raw_state else State.parse(orjson.loads(raw_state))
+    before = watched.state if raw_state is watched.raw_state else State.decode(raw_state)
     if target.check.paused or result.revision != target.revision or result.started_at <= before.checked_at:
         return None
     policy, is_quiet = defaults.policy(target.check), defaults.is_quiet(target)

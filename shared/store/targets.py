@@ -6,11 +6,12 @@ import hashlib
 import logging
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any, Protocol
 
 import orjson
+from msgspec import Struct, structs
 from redis import Redis
 
 from shared.baseline import Baseline
@@ -149,8 +150,7 @@ class TooMuchChangeError(MonitorError):
     """A write lost the race against others again and again; nothing was changed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Watched:
+class Watched(Struct, frozen=True):
     """A target with what is believed of it, as read in one moment."""
 
     target: Target
@@ -160,7 +160,7 @@ class Watched:
     raw_latest: bytes | None
     raw_state: bytes
     """The state as it stands in Redis: what recording compares before it sets."""
-    baseline: Baseline = field(default_factory=Baseline)
+    baseline: Baseline = Baseline()
     """What is usual for this target."""
 
     @property
@@ -568,7 +568,7 @@ def _written(drafts: Sequence[_Draft]) -> list[Written]:
 def _paused(state: State, is_paused: bool, now: int) -> State:
     """The state of a target that was paused, or that goes on: what was counted before begins anew."""
     status = Status.PAUSED if is_paused else Status.PENDING
-    return replace(state, status=status, since=now, failures=0, successes=0, suspect=None, recovering_at=None)
+    return structs.replace(state, status=status, since=now, failures=0, successes=0, suspect=None, recovering_at=None)
 
 
 def _write_arguments(draft: _Draft, now: int, restored: Restorable | None) -> list[Any]:
@@ -589,7 +589,7 @@ def _write_arguments(draft: _Draft, now: int, restored: Restorable | None) -> li
         draft.id,
         before.target.revision if before else 0,
         expected_state,
-        orjson.dumps(state.document()) if state else "",
+        state.encode() if state else "",
         state.status if state else "",
         bucket_of(draft.id),
         digest(check.title, check.endpoint),
@@ -611,7 +611,7 @@ def _watched(target_id: str, row: Sequence[bytes | None]) -> Watched:
         target=Target(
             target_id, Check.model_validate_json(check, context=TRUSTED), int(revision or 0), int(created_at or 0)
         ),
-        state=State.parse(orjson.loads(state)),
+        state=State.decode(state),
         order=int(order or 0),
         raw_latest=latest,
         raw_state=state,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from worker.probe.certificate import Chain
 from worker.probe.failure import Failure
@@ -11,8 +12,7 @@ from worker.probe.failure import Failure
 REDIRECTS = (301, 302, 303, 307, 308)
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
+class Exchange(Struct, frozen=True):
     """What one request met: a status code, or a failure, or both (an answer that broke off)."""
 
     elapsed_ms: float

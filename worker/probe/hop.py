@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from msgspec import Struct
+from msgspec.structs import replace
 
 from shared.addresses import is_forbidden, parse_address
 from worker.probe.failure import Failure, blocked, name_failure, name_timeout, no_address, wrong_family
@@ -15,16 +16,14 @@ SHARE_OF_A_NEEDLESS_LOOKUP = 0.25
 """How much of the timeout may pass with a lookup that only serves to judge a name which a proxy will resolve."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
+class Rules(Struct, frozen=True):
     """What holds for every hop of a check."""
 
     block_private: bool
     ip_version: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Name:
+class _Name(Struct, frozen=True):
     host: str
     is_of_proxy: bool
 

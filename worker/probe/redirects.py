@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from urllib.parse import unquote, urljoin, urlsplit
 
+from msgspec.structs import replace
 from requests import PreparedRequest
 from requests.structures import CaseInsensitiveDict
 from requests.utils import requote_uri

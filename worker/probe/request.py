@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any, Self
 from urllib.parse import unquote_to_bytes, urlsplit
 
+from msgspec import Struct
 from requests import PreparedRequest, Request
 from requests.auth import HTTPBasicAuth
 from requests.structures import CaseInsensitiveDict
@@ -51,8 +51,7 @@ def _line(name: str, value: str) -> Line:
 PLAIN_LINES = header_lines(_HEADERS.items())
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+class Outgoing(Struct, frozen=True):
     """One request ready for libcurl. The user name and password of the URL are in ``headers`` and no longer in ``url``.
 
     ``headers`` are whole lines; one list is shared by all requests that send nothing special.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from zlib import crc32
+
+from msgspec import Struct, structs
 
 from shared.addresses import parse_address
 from shared.assertions import Answer, Broken, Finding, TooMuchError, quick_finding
@@ -55,8 +57,7 @@ Place = str
 """A host, spelled in one way."""
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(Struct, frozen=True):
     """Where a check comes from, as its result tells: times in ms, None for what is not known."""
 
     scheduled_at: int | None = None
@@ -205,7 +206,9 @@ class CheckRun:
             self._exchange = exchange
             return self._redirect(exchange, exchange.location)
         # But for the judgement a whole body is of no use; the run may wait for its next attempt for a while.
-        self._exchange = replace(exchange, body=bytes(exchange.body[:LONGEST_BODY])) if self.keeps_body else exchange
+        self._exchange = (
+            structs.replace(exchange, body=bytes(exchange.body[:LONGEST_BODY])) if self.keeps_body else exchange
+        )
         if failure is None:
             failure = self._judge_status(exchange)
         if failure is not None:
@@ -328,7 +331,7 @@ class CheckRun:
     def _looked(self, exchange: Exchange) -> bool:
         """What it shows is evidence; it changes neither the verdict nor the times."""
         if self._exchange is not None and exchange.chain:
-            self._exchange = replace(self._exchange, chain=exchange.chain)
+            self._exchange = structs.replace(self._exchange, chain=exchange.chain)
             was, now = self._failure, exchange.failure
             if was and now and was.reason is now.reason is Reason.CERTIFICATE:
                 self._failure = now  # The same with its particulars.
