@@ -147,7 +147,8 @@ class Batch:
         *,
         retries: int | None = None,
     ) -> list[Watched]:
-        started = [watched for watched in self._store.targets.load(target_ids) if not watched.target.check.paused]
+        found = self._store.targets.load(target_ids, with_latest=False)
+        started = [watched for watched in found if not watched.target.check.paused]
         for watched in started:
             target = watched.target
             self._watched[target.id] = watched
