@@ -16,6 +16,7 @@ from api.errors import invalid, not_found, shown
 from api.services import Services, connect, services
 from shared.endpoint import redact
 from shared.store import Event, Store
+from shared.store.events import number_of
 
 MOST_STREAMS = 16
 """Each holds a thread of the server, which has twice as many."""
@@ -72,7 +73,7 @@ class Stream:
     def __init__(self, streams: Streams, *, after: str, newest: str, target: str | None) -> None:
         self._streams = streams
         # An id from the future would wait for ever: the stream in Redis has begun anew since.
-        self._after = after if _order(after) <= _order(newest) else newest
+        self._after = after if number_of(after) <= number_of(newest) else newest
         self._must_tell_gap = after != self._after
         self._target = target
         self._labels = Labels(streams.store)
@@ -87,7 +88,7 @@ class Stream:
     def __iter__(self) -> Iterator[bytes]:
         yield b"retry: 2000\n\n"
         try:
-            if self._must_tell_gap or (self._after != "0-0" and self._has_lost()):
+            if self._must_tell_gap:
                 yield self._gap()
             yield from self._follow()
         except RedisError:
@@ -97,9 +98,9 @@ class Stream:
         spoken = time.monotonic()
         while not self._streams.is_closing:
             events = self._streams.store.events.read(self._after, block_ms=_BLOCK_MS, count=_AT_ONCE)
-            if len(events) == _AT_ONCE and self._has_lost():
-                yield self._gap()
             if events:
+                if 0 < number_of(self._after) < events[0].number - 1:
+                    yield self._gap()
                 self._after = events[-1].id
                 text = self._format(events)
                 if text:
@@ -109,11 +110,6 @@ class Stream:
                 # A reader that has gone is noticed at the second write after it left.
                 yield b": still here\n\n"
                 spoken = time.monotonic()
-
-    def _has_lost(self) -> bool:
-        """Whether events behind the last one read were dropped, because the stream is bounded."""
-        oldest = self._streams.store.events.oldest_id()
-        return oldest is None or _order(self._after) < _order(oldest)
 
     def _gap(self) -> bytes:
         return b"event: gap\ndata: " + orjson.dumps({"after": self._after}) + b"\n\n"
@@ -129,11 +125,6 @@ def _lines(event: Event, labels: dict[str, dict[str, str | None]]) -> bytes:
     known = labels.get(event.target or "", {"title": None, "endpoint": None})
     data: dict[str, Any] = {**event.data, "target": event.target, **known}
     return f"id: {event.id}\nevent: {event.type}\ndata: ".encode() + orjson.dumps(data) + b"\n\n"
-
-
-def _order(event_id: str) -> tuple[int, int]:
-    milliseconds, _, number = event_id.partition("-")
-    return int(milliseconds), int(number)
 
 
 class Labels:

@@ -6,13 +6,12 @@ import threading
 import time
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-import orjson
 from redis import Redis
 
 from benchmarks.accounts import percentile
-from shared.store import keys
+from shared.store.events import Event, Events
 
 _AT_ONCE = 2000
 
@@ -42,8 +41,8 @@ class Listener:
     def __enter__(self) -> Self:
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._listen, daemon=True)
-        newest: Any = self.redis.xrevrange(keys.EVENTS, count=1)
-        self._after = newest[0][0] if newest else b"0"
+        self._events = Events(self.redis)
+        self._after = self._events.newest_id()
         self._thread.start()
         return self
 
@@ -53,32 +52,28 @@ class Listener:
 
     def _listen(self) -> None:
         while not self._is_over.wait(0.25):
-            answer: Any = self.redis.xread({keys.EVENTS: self._after}, count=_AT_ONCE)
-            while answer:
-                entries = answer[0][1]
-                self._after = entries[-1][0]
-                self._note(entries)
-                answer = self.redis.xread({keys.EVENTS: self._after}, count=_AT_ONCE)
+            while found := self._events.read(self._after, block_ms=0, count=_AT_ONCE):
+                self._after = found[-1].id
+                self._note(found)
 
-    def _note(self, entries: list[tuple[bytes, dict[bytes, bytes]]]) -> None:
+    def _note(self, events: list[Event]) -> None:
         now = int(time.time() * 1000)
-        for entry_id, fields in entries:
-            at = min(now, int(entry_id.partition(b"-")[0]))
-            data = orjson.loads(fields[b"data"])
-            if fields[b"type"] == b"check_finished":
+        for event in events:
+            data = event.data
+            if event.type == "check_finished" and event.target:
                 self.results.append(
                     Seen(
-                        fields[b"target"].decode(),
+                        event.target,
                         data["verdict"],
                         data.get("scheduled_at"),
                         data["started_at"],
                         data["finished_at"],
-                        at,
+                        now,
                         data.get("sentence"),
                     )
                 )
-            elif fields[b"type"] == b"target_flipped":
-                self.flips.append((at, data["after"]))
+            elif event.type == "target_flipped":
+                self.flips.append((now, data["after"]))
 
 
 def lateness(results: list[Seen]) -> dict[str, float]:

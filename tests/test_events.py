@@ -9,7 +9,7 @@ import pytest
 from redis import Redis
 
 from shared.store import Store
-from shared.store.events import LENGTH
+from shared.store.events import LENGTH, number_of
 from tests.waiting import eventually
 
 
@@ -60,11 +60,46 @@ def test_an_id_that_was_trimmed_away_resumes_at_the_oldest_event(store: Store) -
     assert read(store, "1-0") == [0, 1, 2, 3, 4]
 
 
-def test_the_stream_is_bounded(store: Store, redis: Redis) -> None:
-    for start in range(0, LENGTH + 2_000, 1_000):
-        publish(store, *range(start, start + 1_000))
-    assert LENGTH <= redis.xlen("monitor:events") <= LENGTH + 100
-    assert read(store, "0-0", count=1)[0] >= 1_900
+@pytest.mark.parametrize("together", [1_000, 100])
+def test_the_stream_is_bounded(store: Store, together: int) -> None:
+    for start in range(0, LENGTH + 2_000, together):
+        publish(store, *range(start, start + together))
+    oldest = store.events.read("1-0", block_ms=0, count=1)[0]
+    kept = number_of(store.events.newest_id()) - oldest.number + 1
+    assert LENGTH <= kept <= LENGTH + 1_000
+    assert read(store, "0-0", count=1)[0] >= 1_000
+
+
+def test_events_that_come_alone_are_bounded_too(store: Store, redis: Redis) -> None:
+    for number in range(300):
+        publish(store, number)
+    publish(store, *range(LENGTH))
+    assert redis.xlen("monitor:events") <= 100
+
+
+def test_a_reader_resumes_within_what_was_told_together(store: Store) -> None:
+    publish(store, *range(10))
+    publish(store, *range(10, 20))
+    first = store.events.read("0-0", block_ms=0, count=1)[0]
+    assert read(store, f"{first.number + 6}-0") == list(range(7, 20))
+    assert read(store, f"{first.number + 9}-0", count=3) == [10, 11, 12]
+
+
+def test_numbers_leave_none_out_and_go_on_behind_those_of_a_redis_that_was_lost(store: Store, redis: Redis) -> None:
+    publish(store, 1, 2)
+    publish(store, 3)
+    numbers = [event.number for event in store.events.read("0-0", block_ms=0)]
+    assert numbers == list(range(numbers[0], numbers[0] + 3))
+    redis.delete("monitor:events", "monitor:event")
+    eventually(lambda: int(redis.time()[0]) * 1000 > numbers[-1])  # In reality it takes longer than that.
+    publish(store, 4)
+    assert [event.data["at"] for event in store.events.read(f"{numbers[-1]}-0", block_ms=0)] == [4]
+
+
+def test_what_an_older_version_left_in_the_stream_is_passed_over(store: Store, redis: Redis) -> None:
+    redis.xadd("monitor:events", {"type": "check_started", "target": "", "data": "{}"})
+    publish(store, 1)
+    assert read(store, "0-0") == [1]
 
 
 def test_a_reader_that_does_not_block_returns_at_once(store: Store) -> None:

@@ -388,7 +388,7 @@ def test_deleting_all_targets_leaves_counters_streams_and_closed_incidents_only(
         assert store.targets.delete(watched.target.id, now=3_000)
 
     incident = f"monitor:incident:{targets[0].target.id}-2"
-    counters = {"monitor:order", "monitor:orders", "monitor:changes"}
+    counters = {"monitor:order", "monitor:orders", "monitor:changes", "monitor:event"}
     of_target = f"monitor:incidents:of:{targets[0].target.id}"
     assert key_names(redis) == counters | {"monitor:events", "monitor:incidents", of_target, incident} | alerts
     assert 0 < redis.ttl(of_target) <= 90 * 86_400

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -11,15 +12,33 @@ from redis import Redis
 
 from shared.store import keys
 
-_PUBLISH = """
--- ARGV: how many events to keep, about, then type, target or '' and data of each.
-for i = 2, #ARGV, 3 do
-  redis.call('XADD', 'monitor:events', 'MAXLEN', '~', ARGV[1], '*', 'type', ARGV[i], 'target', ARGV[i + 1],
-             'data', ARGV[i + 2])
+LENGTH = 10_000
+
+PUBLISH = f"""
+-- Appends so many events; of each a line with its type, one with its target or '', one with its data (JSON).
+local function publish(count, lines)
+  local last = redis.call('INCRBY', 'monitor:event', count)
+  -- Numbers begin at the next second, in ms, so that no reader of what a lost Redis held takes the new ones for old.
+  if last == count then last = redis.call('INCRBY', 'monitor:event', 1000 * (redis.call('TIME')[1] + 1)) end
+  redis.call('XADD', 'monitor:events', string.format('%d-%d', last, count), 'e', lines)
+  redis.call('XTRIM', 'monitor:events', 'MINID', '~', string.format('%d', last - {LENGTH}))
 end
 """
+"""``publish`` for a script: all that it has to tell is one entry, because an entry costs Valkey as much as a record.
 
-LENGTH = 10_000
+An entry is named by the number of its last event, and how many it holds.
+"""
+
+_PUBLISH = (
+    PUBLISH
+    + """
+publish(tonumber(ARGV[1]), ARGV[2])
+"""
+)
+
+_ENTRIES_AT_ONCE = 20
+"""Each holds as many events as a script has told of, a hundred at the most where checks are recorded."""
+_NO_EVENT = "0-0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +57,15 @@ class Event:
     =====================  =====================================================================================
     """
 
-    id: str
+    number: int
+    """The next event has the next number: where one is missing, it was dropped because the stream is bounded."""
     type: str
     target: str | None
     data: dict[str, Any]
+
+    @property
+    def id(self) -> str:
+        return f"{self.number}-0"
 
 
 class Events:
@@ -53,32 +77,36 @@ class Events:
 
     def publish(self, events: Sequence[tuple[str, str | None, dict[str, Any]]]) -> None:
         """Append (type, target id or None, data) events, in one round trip."""
-        words: list[Any] = [LENGTH]
-        for kind, target, data in events:
-            words += (kind, target or "", orjson.dumps(data))
-        self._publish(args=words)
+        if events:
+            lines = [f"{kind}\n{target or ''}\n{orjson.dumps(data).decode()}" for kind, target, data in events]
+            self._publish(args=[len(events), "\n".join(lines)])
 
     def newest_id(self) -> str:
         """The id behind which everything is new; "0-0" while the stream is empty."""
         rows = self._redis.xrevrange(keys.EVENTS, count=1)
-        return rows[0][0].decode() if rows else "0-0"
-
-    def oldest_id(self) -> str | None:
-        """The id of the oldest event that is still kept; None while the stream is empty."""
-        rows = self._redis.xrange(keys.EVENTS, count=1)
-        return rows[0][0].decode() if rows else None
+        return f"{number_of(rows[0][0].decode())}-0" if rows else _NO_EVENT
 
     def read(self, after: str, *, block_ms: int, count: int = 200) -> list[Event]:
         """The next events behind ``after`` (an id), waiting for them for ``block_ms`` at the most; 0: not at all."""
-        found = self._redis.xread({keys.EVENTS: after}, count=count, block=block_ms or None)
+        number = number_of(after)
+        behind = {keys.EVENTS: f"{number}-{_LAST_OF_A_NUMBER}"}
+        found = self._redis.xread(behind, count=min(count, _ENTRIES_AT_ONCE), block=block_ms or None)
         rows = found[0][1] if isinstance(found, list) and found else next(iter(found.values()))[0] if found else []
-        return [_event(entry_id, fields) for entry_id, fields in rows]
+        new = (event for row in rows for event in _events(*row) if event.number > number)
+        return list(islice(new, count))
 
 
-def _event(entry_id: bytes, fields: dict[bytes, bytes]) -> Event:
-    return Event(
-        id=entry_id.decode(),
-        type=fields[b"type"].decode(),
-        target=fields[b"target"].decode() or None,
-        data=orjson.loads(fields[b"data"]),
-    )
+_LAST_OF_A_NUMBER = 2**64 - 1
+
+
+def number_of(event_id: str) -> int:
+    """Of the event with this id; numbers order events, and leave none out."""
+    return int(event_id.partition("-")[0])
+
+
+def _events(entry_id: bytes, fields: dict[bytes, bytes]) -> Iterator[Event]:
+    last, _, count = entry_id.partition(b"-")
+    lines = fields[b"e"].split(b"\n") if b"e" in fields else []
+    for place in range(len(lines) // 3):
+        kind, target, data = lines[3 * place : 3 * place + 3]
+        yield Event(int(last) - int(count) + 1 + place, kind.decode(), target.decode() or None, orjson.loads(data))

@@ -14,8 +14,11 @@ import orjson
 from redis import Redis
 
 from shared.store import keys
+from shared.store.events import PUBLISH
 
-_ACKNOWLEDGE = """
+_ACKNOWLEDGE = (
+    PUBLISH
+    + """
 -- KEYS[1] the incident. ARGV: its id, the acknowledgement (JSON), the event (JSON). Only while it is open.
 local found = redis.call('HMGET', KEYS[1], 'target', 'closed_at', 'reminders')
 if not found[1] or found[2] then return {} end
@@ -29,10 +32,10 @@ for _, box in ipairs({'monitor:outbox', 'monitor:notifications'}) do
     end
   end
 end
-redis.call('XADD', 'monitor:events', 'MAXLEN', '~', 10000, '*', 'type', 'incident_acknowledged', 'target', found[1],
-           'data', ARGV[3])
+publish(1, table.concat({'incident_acknowledged', found[1], ARGV[3]}, '\\n'))
 return redis.call('HGETALL', KEYS[1])
 """
+)
 
 _LEAVE = """
 -- An incident that has expired leaves the indexes too; the target is the first part of its id.

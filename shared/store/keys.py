@@ -5,7 +5,8 @@ key                                type    what
 =================================  ======  ==========================================================================
 monitor:target:{id}                hash    check (JSON), revision, created_at, order, interval (0: the default),
                                            bucket, state (JSON), latest (JSON, newest result), baseline (JSON), good
-                                           (JSON, the last good answer's summary), identity, by_title, by_endpoint
+                                           (JSON, the last good answer's summary), hour and day (the sums that are
+                                           not full yet, as in the rings below), identity, by_title, by_endpoint
                                            (digests)
 monitor:targets                    zset    every id, by order of creation
 monitor:status:{status}            zset    the ids in that status, by order of creation
@@ -15,10 +16,11 @@ monitor:title:{digest}             set     ids with that title
 monitor:endpoint:{digest}          set     ids with that endpoint
 monitor:bucket:{interval}:{n}      set     ids of one interval (0: the default) whose hash falls into bucket n of 60
 monitor:buckets                    set     "interval:n" of every bucket that holds an id
-monitor:results:{id}               stream  the history; entry id is the check's start, field r the packed result
+monitor:results:{id}               stream  the history; entry id is the check's start, field p the packed result
 monitor:failures:{id}              list    the newest 50 failures, newest first, with their evidence (zlib, JSON)
-monitor:hours:{id}                 hash    ring of 48: hour mod 48 -> "hour,up,down,unknown,elapsed_ms"
-monitor:days:{id}                  hash    ring of 90: day mod 90 -> "day,up,down,unknown,elapsed_ms"
+monitor:hours:{id}                 hash    ring of 48 hours that are over: hour mod 48 ->
+                                           "hour,up,down,unknown,elapsed_ms"
+monitor:days:{id}                  hash    ring of 90 days that are over: day mod 90 -> the same
 monitor:incident:{id}              hash    target, title, endpoint (redacted), opened_at, detected_at, confirmed_at,
                                            flapping_at, calm_at, closed_at (ms), reason, sentence, by, opinion (JSON,
                                            the first check that failed), evidence (zlib, JSON), opened and closed (JSON
@@ -29,7 +31,9 @@ monitor:incidents                  zset    incident id -> when it opened (ms), n
 monitor:incidents:open             zset    the same of those that are open
 monitor:incidents:of:{target id}   zset    the same of one target, newest 1,000
 monitor:maintenance                hash    id of a maintenance window -> the window (JSON)
-monitor:events                     stream  what happened, newest 10,000 or so: type, target, data (JSON)
+monitor:events                     stream  what happened, newest 10,000 or so; entry id is "number of its last event-how
+                                           many", field e has three lines an event: type, target, data (JSON)
+monitor:event                      string  number of the newest event
 monitor:due                        zset    id of a target that is watched -> when its next result is overdue (ms)
 monitor:default-interval           string  the interval of targets without one of their own, as the scheduler knows it
 monitor:reminders                  zset    open incident -> when people are reminded of it (ms)

@@ -23,26 +23,32 @@ from shared.monitor import Alert, CheckResult, Target, Verdict
 from shared.settings import Settings
 from shared.state import GOOD, Flip, Policy, State, Status, Tells, advance
 from shared.store import keys
+from shared.store.events import PUBLISH
 from shared.store.history import pack, unpack
 from shared.store.outbox import OWE, audiences_of, boxes
 from shared.store.targets import INCIDENT_KEPT_SECONDS, Targets, Watched
 
 _RECORD = (
     OWE
+    + PUBLISH
     + """
 -- ARGV: seconds to keep a closed incident, the boxes that alerts go into, then a row of 15 values for each result:
 -- 1 id, 2 revision, 3 expected state, 4 new state, 5 started, 6 packed result, 7 length of the history, 8 result as
 -- JSON, 9 verdict ('': not to be counted), 10 elapsed ms, 11 finished, 12 when the next result is overdue, 13 baseline,
 -- 14 what most results have not (JSON of strings, see _Row.extras) or '', 15 evidence of a failure or ''.
 -- Returns for each: 'ok', 'gone' (deleted, or changed since the check began) or the state that was found instead.
-local kept, boxes, width, outcome = ARGV[1], ARGV[2], 15, {}
+local kept, boxes, width, outcome, checked, due, events = ARGV[1], ARGV[2], 15, {}, {}, {}, {}
 local call, match, format = redis.call, string.match, string.format
-local function add(key, size, stamp, verdict, elapsed)
-  local field = stamp % size
-  local old = call('HGET', key, field)
-  local at, up, down, unknown, sum = nil, 0, 0, 0, 0
-  if old then at, up, down, unknown, sum = match(old, '(%d+),(%d+),(%d+),(%d+),(%d+)') end
-  if tonumber(at) ~= stamp then up, down, unknown, sum = 0, 0, 0, 0 end
+local function tell(kind, id, data)
+  local at = #events
+  events[at + 1], events[at + 2], events[at + 3] = kind, id, data
+end
+local function add(key, size, open, stamp, verdict, elapsed)
+  local at, up, down, unknown, sum = match(open, '(%d+),(%d+),(%d+),(%d+),(%d+)')
+  if tonumber(at) ~= stamp then
+    if at then call('HSET', key, at % size, open) end
+    up, down, unknown, sum = 0, 0, 0, 0
+  end
   if verdict == 'up' or verdict == 'degraded' then
     up = up + 1
   elseif verdict == 'down' then
@@ -50,14 +56,13 @@ local function add(key, size, stamp, verdict, elapsed)
   else
     unknown = unknown + 1
   end
-  call('HSET', key, field, format('%d,%d,%d,%d,%d', stamp, up, down, unknown, sum + elapsed))
+  return format('%d,%d,%d,%d,%d', stamp, up, down, unknown, sum + elapsed)
 end
 local function change(id, order, extras, evidence)
   if extras.flip then
     call('ZREM', 'monitor:status:' .. extras.before, id)
     call('ZADD', 'monitor:status:' .. extras.after, order, id)
-    call('XADD', 'monitor:events', 'MAXLEN', '~', 10000, '*', 'type', 'target_flipped', 'target', id,
-         'data', extras.flip)
+    tell('target_flipped', id, extras.flip)
     call('INCR', 'monitor:changes')
   end
   if extras.fate then
@@ -86,7 +91,7 @@ end
 for i = 3, #ARGV, width do
   local id = ARGV[i]
   local key = 'monitor:target:' .. id
-  local found = call('HMGET', key, 'revision', 'state', 'order')
+  local found = call('HMGET', key, 'revision', 'state', 'order', 'hour', 'day')
   if not found[1] or found[1] ~= ARGV[i + 1] then
     outcome[#outcome + 1] = 'gone'
   elseif found[2] ~= ARGV[i + 2] then
@@ -94,24 +99,30 @@ for i = 3, #ARGV, width do
   else
     local started, result, verdict, extras, evidence = ARGV[i + 4], ARGV[i + 7], ARGV[i + 8], nil, ARGV[i + 14]
     if ARGV[i + 13] ~= '' then extras = cjson.decode(ARGV[i + 13]) end
-    call('HSET', key, 'state', ARGV[i + 3], 'latest', result, 'baseline', ARGV[i + 12])
+    local hour, day = found[4] or '', found[5] or ''
+    if verdict ~= '' then
+      hour = add('monitor:hours:' .. id, 48, hour, math.floor(started / 3600000), verdict, ARGV[i + 9])
+      day = add('monitor:days:' .. id, 90, day, math.floor(started / 86400000), verdict, ARGV[i + 9])
+    end
+    call('HSET', key, 'state', ARGV[i + 3], 'latest', result, 'baseline', ARGV[i + 12], 'hour', hour, 'day', day)
     if extras and extras.good then call('HSET', key, 'good', extras.good) end
     if evidence ~= '' then
       call('LPUSH', 'monitor:failures:' .. id, evidence)
       call('LTRIM', 'monitor:failures:' .. id, 0, 49)
     end
     call('XADD', 'monitor:results:' .. id, 'MAXLEN', '~', ARGV[i + 6], started .. '-0', 'p', ARGV[i + 5])
-    call('ZADD', 'monitor:checked', ARGV[i + 10], id)
-    call('ZADD', 'monitor:due', ARGV[i + 11], id)
-    if verdict ~= '' then
-      add('monitor:hours:' .. id, 48, math.floor(started / 3600000), verdict, ARGV[i + 9])
-      add('monitor:days:' .. id, 90, math.floor(started / 86400000), verdict, ARGV[i + 9])
-    end
-    call('XADD', 'monitor:events', 'MAXLEN', '~', 10000, '*', 'type', 'check_finished', 'target', id, 'data', result)
+    checked[#checked + 1], checked[#checked + 2] = ARGV[i + 10], id
+    due[#due + 1], due[#due + 2] = ARGV[i + 11], id
+    tell('check_finished', id, result)
     if extras then change(id, found[3], extras, evidence) end
     outcome[#outcome + 1] = 'ok'
   end
 end
+if #due > 0 then
+  call('ZADD', 'monitor:checked', unpack(checked))
+  call('ZADD', 'monitor:due', unpack(due))
+end
+if #events > 0 then publish(#events / 3, table.concat(events, '\\n')) end
 return outcome
 """
 )
@@ -244,16 +255,17 @@ class Recording:
 
         Each is (hour or day since the epoch, up, down, unknown, ms); those without a result are left out.
         """
-        with self._redis.pipeline(transaction=False) as pipe:
+        with self._redis.pipeline() as pipe:
             pipe.hvals(keys.hours(target_id))
             pipe.hvals(keys.days(target_id))
-            hours, days = pipe.execute()
-        return {"hours": _sums(hours, keys.HOURS_KEPT), "days": _sums(days, keys.DAYS_KEPT)}
+            pipe.hmget(keys.target(target_id), "hour", "day")
+            hours, days, (hour, day) = pipe.execute()
+        return {"hours": _sums([*hours, hour], keys.HOURS_KEPT), "days": _sums([*days, day], keys.DAYS_KEPT)}
 
 
-def _sums(rows: Sequence[bytes], kept: int) -> list[tuple[int, int, int, int, int]]:
+def _sums(rows: Sequence[bytes | None], kept: int) -> list[tuple[int, int, int, int, int]]:
     found = []
-    for row in rows:
+    for row in filter(None, rows):
         stamp, up, down, unknown, elapsed = map(int, row.split(b","))
         found.append((stamp, up, down, unknown, elapsed))
     # After a pause the ring still holds places that are older than its length.
