@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+import msgpack
 import orjson
 from msgspec import Struct
 from msgspec.structs import replace
@@ -32,12 +33,12 @@ _RECORD = (
     OWE
     + PUBLISH
     + """
--- ARGV: seconds to keep a closed incident, the boxes that alerts go into, then a row of 15 values for each result:
+-- ARGV: seconds to keep a closed incident, the boxes that alerts go into, the results (MessagePack), each a row of
 -- 1 id, 2 revision, 3 expected state, 4 new state, 5 started, 6 packed result, 7 length of the history, 8 result as
--- JSON, 9 verdict ('': not to be counted), 10 elapsed ms, 11 finished, 12 when the next result is overdue, 13 baseline,
--- 14 what most results have not (JSON of strings, see _Row.extras) or '', 15 evidence of a failure or ''.
+-- JSON, 9 verdict (nil: not to be counted), 10 elapsed ms, 11 finished, 12 when the next result is overdue, 13
+-- baseline, 14 what most results have not (see _Row.extras) or nil, 15 evidence of a failure or nil.
 -- Returns for each: 'ok', 'gone' (deleted, or changed since the check began) or the state that was found instead.
-local kept, boxes, width, outcome, checked, due, events = ARGV[1], ARGV[2], 15, {}, {}, {}, {}
+local kept, boxes, outcome, checked, due, events = ARGV[1], ARGV[2], {}, {}, {}, {}
 local call, match, format = redis.call, string.match, string.format
 local function tell(kind, id, data)
   local at = #events
@@ -59,6 +60,7 @@ local function add(key, size, open, stamp, verdict, elapsed)
   return format('%d,%d,%d,%d,%d', stamp, up, down, unknown, sum + elapsed)
 end
 local function change(id, order, extras, evidence)
+  if extras.good then call('HSET', 'monitor:target:' .. id, 'good', extras.good) end
   if extras.flip then
     call('ZREM', 'monitor:status:' .. extras.before, id)
     call('ZADD', 'monitor:status:' .. extras.after, order, id)
@@ -88,31 +90,29 @@ local function change(id, order, extras, evidence)
     owe(boxes, cjson.decode(extras.flip)['id'], extras.alert, id, extras.parent, extras.audiences, extras.due)
   end
 end
-for i = 3, #ARGV, width do
-  local id = ARGV[i]
+for _, row in ipairs(cmsgpack.unpack(ARGV[3])) do
+  local id, revision, before, after, started, packed, length, result, verdict, elapsed, finished, overdue, baseline,
+        extras, evidence = unpack(row, 1, 15)
   local key = 'monitor:target:' .. id
   local found = call('HMGET', key, 'revision', 'state', 'order', 'hour', 'day')
-  if not found[1] or found[1] ~= ARGV[i + 1] then
+  if found[1] ~= revision then
     outcome[#outcome + 1] = 'gone'
-  elseif found[2] ~= ARGV[i + 2] then
+  elseif found[2] ~= before then
     outcome[#outcome + 1] = found[2]
   else
-    local started, result, verdict, extras, evidence = ARGV[i + 4], ARGV[i + 7], ARGV[i + 8], nil, ARGV[i + 14]
-    if ARGV[i + 13] ~= '' then extras = cjson.decode(ARGV[i + 13]) end
     local hour, day = found[4] or '', found[5] or ''
-    if verdict ~= '' then
-      hour = add('monitor:hours:' .. id, 48, hour, math.floor(started / 3600000), verdict, ARGV[i + 9])
-      day = add('monitor:days:' .. id, 90, day, math.floor(started / 86400000), verdict, ARGV[i + 9])
+    if verdict then
+      hour = add('monitor:hours:' .. id, 48, hour, math.floor(started / 3600000), verdict, elapsed)
+      day = add('monitor:days:' .. id, 90, day, math.floor(started / 86400000), verdict, elapsed)
     end
-    call('HSET', key, 'state', ARGV[i + 3], 'latest', result, 'baseline', ARGV[i + 12], 'hour', hour, 'day', day)
-    if extras and extras.good then call('HSET', key, 'good', extras.good) end
-    if evidence ~= '' then
+    call('HSET', key, 'state', after, 'latest', result, 'baseline', baseline, 'hour', hour, 'day', day)
+    if evidence then
       call('LPUSH', 'monitor:failures:' .. id, evidence)
       call('LTRIM', 'monitor:failures:' .. id, 0, 49)
     end
-    call('XADD', 'monitor:results:' .. id, 'MAXLEN', '~', ARGV[i + 6], started .. '-0', 'p', ARGV[i + 5])
-    checked[#checked + 1], checked[#checked + 2] = ARGV[i + 10], id
-    due[#due + 1], due[#due + 2] = ARGV[i + 11], id
+    call('XADD', 'monitor:results:' .. id, 'MAXLEN', '~', length, format('%d-0', started), 'p', packed)
+    checked[#checked + 1], checked[#checked + 2] = finished, id
+    due[#due + 1], due[#due + 2] = overdue, id
     tell('check_finished', id, result)
     if extras then change(id, found[3], extras, evidence) end
     outcome[#outcome + 1] = 'ok'
@@ -126,6 +126,8 @@ if #events > 0 then publish(#events / 3, table.concat(events, '\\n')) end
 return outcome
 """
 )
+
+_pack = msgpack.Packer(use_bin_type=False).pack  # Redis knows MessagePack as it was before it had a type for bytes.
 
 HISTORY_SECONDS = 86_400
 HISTORY_BOUNDS = (100, 2_000)
@@ -204,11 +206,11 @@ class Recording:
             decided = [row for row in (_decide(each, defaults, down) for each in pending) if row is not None]
             if not decided:
                 break
-            arguments: list[Any] = [INCIDENT_KEPT_SECONDS, ",".join(defaults.boxes)]
-            for row in decided:
-                arguments += row.arguments(defaults, good.get(row.target.id))
+            # One argument, because to pass each value by itself takes both sides longer than to record it.
+            rows = _pack([row.values(defaults, good.get(row.target.id)) for row in decided])
+            outcomes = self._record(args=[INCIDENT_KEPT_SECONDS, ",".join(defaults.boxes), rows])
             pending = []
-            for row, outcome in zip(decided, self._record(args=arguments), strict=True):
+            for row, outcome in zip(decided, outcomes, strict=True):
                 if outcome == b"ok":
                     recorded.append(Recorded(row.target, row.result, row.flip, row.wants_opinion))
                 elif outcome != b"gone":
@@ -293,27 +295,27 @@ class _Row(Struct, frozen=True):
     def wants_opinion(self) -> bool:
         return self.result.verdict is Verdict.DOWN and self.policy.wants_opinion(self.after)
 
-    def arguments(self, defaults: Defaults, good: Mapping[str, Any] | None) -> list[Any]:
+    def values(self, defaults: Defaults, good: Mapping[str, Any] | None) -> list[Any]:
         result, check = self.result, self.target.check
         interval = defaults.interval(check)
         baseline, summary = self._learnt()
         extras = self._extras(defaults, summary) if self.flip or summary else None
         return [
             self.target.id,
-            self.target.revision,
+            str(self.target.revision),
             self.raw_state,
             self.after.encode(),
             result.started_at,
             pack(result),
             history_length(interval),
             orjson.dumps(result.document()),
-            "" if self.is_quiet else result.verdict,
+            None if self.is_quiet else result.verdict,
             round(result.elapsed_ms),
             result.finished_at,
             result.finished_at + 1000 * (2 * interval + defaults.longest_check(check)),
             orjson.dumps(baseline.document()),
-            orjson.dumps(extras) if extras else "",
-            _evidence(result, good) if _is_failure(result) else "",
+            extras,
+            _evidence(result, good) if _is_failure(result) else None,
         ]
 
     def _extras(self, defaults: Defaults, summary: Mapping[str, Any] | None) -> dict[str, str | list[str]]:
