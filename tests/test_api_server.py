@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -87,10 +86,8 @@ def test_it_stops_quickly_with_open_streams(
         for _ in range(4):
             stream = stack.enter_context(requests.get(f"http://127.0.0.1:{port}/events", stream=True, timeout=5))
             assert next(stream.iter_lines()) == b"retry: 2000"
-        began = time.monotonic()
         server.send_signal(signum)
-        server.wait(10)
-        assert time.monotonic() - began < 5
+        server.wait(9)  # After ten seconds gunicorn would end streams that were not told.
         assert server.stderr is not None
         assert "Traceback" not in server.stderr.read()
 
