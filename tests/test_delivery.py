@@ -507,7 +507,7 @@ def test_an_outage_that_is_found_in_75_seconds_is_one_mail_to_each_set_of_recipi
         mails, notifications, longest_wait = storm(store, clock, targets, verdict, seconds=seconds)
         assert mails == {None: 1, (TEAM,): 1}
         assert notifications == 1
-        assert longest_wait <= seconds + 11
+        assert longest_wait <= seconds + 21
 
 
 def test_a_storm_that_goes_on_is_told_ever_more_rarely_but_every_five_minutes_at_least(

@@ -26,6 +26,8 @@ MAIL_SIZE = 20_000
 """Alerts in one mail at the most, which lists some and counts the others: an outage of everything is one mail."""
 GROUP_WAITS = 12
 """An alert waits for others to share its mail for so many times ALERT_GROUP_WAIT at the most, ..."""
+MANY = 10
+"""So many alerts are a storm, which often pauses: they wait for others for twice ALERT_GROUP_WAIT."""
 LONGEST_MORE_MS = 120_000
 """... and for so much longer than it would alone, however long that is."""
 LISTED = 1000
@@ -88,10 +90,11 @@ DELAY_BOUNDS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 900, 3600, 86_400)
 """Seconds; the buckets of how long alerts take."""
 
 _CLAIM = """
--- KEYS[1] the box. ARGV: now, lease ends, new mail id, size, how long what is due may wait for more (ms). First a mail
--- whose lease has ended, whole; else, once something is due and no failure asks for patience, all that waits for the
--- same audience, oldest first. Left for later is what is new of a target whose parent is down, what would overtake an
--- earlier alert of its target, and an audience that was owed something further just now.
+-- KEYS[1] the box. ARGV: now, lease ends, new mail id, size, how long what is due may wait for more (ms), how much
+-- longer (ms) so many alerts wait. First a mail whose lease has ended, whole; else, once something is due and no
+-- failure asks for patience, all that waits for the same audience, oldest first. Left for later is what is new of a
+-- target whose parent is down, what would overtake an earlier alert of its target, and an audience that was owed
+-- something further just now.
 -- Returns {mail id, who has not had it yet (JSON) or '', audience, tries so far, number of the newest alert in the box,
 -- who has to have an earlier mail first (JSON) or '', then id and alert of each}.
 local box, now, mail, members = KEYS[1], tonumber(ARGV[1]), nil, {}
@@ -209,8 +212,9 @@ else
     end
   end
   for _, owed in pairs(audiences) do
-    -- When the newest is due, nothing further came for as long as a lone alert waits.
-    local settled_at = math.min(owed.newest, owed.oldest + tonumber(ARGV[5]))
+    -- When the newest is due, nothing further came for as long as a lone alert waits; where many fell, twice as long.
+    local more = owed.count < tonumber(ARGV[7]) and 0 or tonumber(ARGV[6])
+    local settled_at = math.min(owed.newest + more, owed.oldest + tonumber(ARGV[5]))
     if owed.due <= now and now < settled_at and owed.count < size then owed.waits_until = settled_at end
   end
   local audience
@@ -486,14 +490,15 @@ class Outbox:
         """Take what is due, as the mail ``mail_id`` or as the earlier mail whose lease ended; None: nothing is due.
 
         ``wait_ms`` is how long before it was due an alert was written. What is owed to an audience is due as a whole
-        when nothing further was added for as long, when its oldest was written :data:`GROUP_WAITS` times as long ago
-        or is overdue by :data:`LONGEST_MORE_MS`, or when it fills a mail; until then all of it is put off, so that
-        :meth:`is_due` says no. With 0 nothing waits for more.
+        when nothing further was added for as long (to :data:`MANY` for twice as long), when its oldest was written
+        :data:`GROUP_WAITS` times as long ago or is overdue by :data:`LONGEST_MORE_MS`, or when it fills a mail; until
+        then all of it is put off, so that :meth:`is_due` says no. With 0 nothing waits for more.
 
         A kill after this line costs the lease: the same mail is then claimed again under its own id.
         """
         patience_ms = min((GROUP_WAITS - 1) * wait_ms, LONGEST_MORE_MS)
-        claimed = self._claim(keys=[self.box], args=[now, now + LEASE_MS, mail_id, MAIL_SIZE, patience_ms])
+        arguments: list[int | str] = [now, now + LEASE_MS, mail_id, MAIL_SIZE, patience_ms, wait_ms, MANY]
+        claimed = self._claim(keys=[self.box], args=arguments)
         if not claimed:
             return None
         mail, to, audience, tries, newest, apart, *entries = claimed
