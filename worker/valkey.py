@@ -29,7 +29,4 @@ def command(socket_path: Path, folder: Path) -> list[str]:
         # The title would be written over the environment, by which the supervisor knows its own.
         "set-proc-title": "no",
     }
-    return [
-        str(get_binary_path()),
-        *(word for name, value in options.items() for word in (f"--{name}", value)),
-    ]
+    return [str(get_binary_path()), *(word for name, value in options.items() for word in (f"--{name}", value))]

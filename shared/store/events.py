@@ -39,6 +39,8 @@ publish(tonumber(ARGV[1]), ARGV[2])
 _ENTRIES_AT_ONCE = 20
 """Each holds as many events as a script has told of, a hundred at the most where checks are recorded."""
 _NO_EVENT = "0-0"
+_LAST_OF_A_NUMBER = 2**64 - 1
+"""The last id that an entry with that number could have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +96,6 @@ class Events:
         rows = found[0][1] if isinstance(found, list) and found else next(iter(found.values()))[0] if found else []
         new = (event for row in rows for event in _events(*row) if event.number > number)
         return list(islice(new, count))
-
-
-_LAST_OF_A_NUMBER = 2**64 - 1
 
 
 def number_of(event_id: str) -> int:
