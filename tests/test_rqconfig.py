@@ -37,3 +37,33 @@ def test_a_bad_setting_is_one_line_and_a_failure() -> None:
     assert outcome.returncode != 0
     assert outcome.stderr.startswith("DEFAULT_HTTP_INTERVAL: ")
     assert outcome.stderr.count("\n") == 1
+
+
+_AFTER_THE_FORK = """
+import importlib.metadata, os, sys
+import worker.rqconfig
+from redis import Redis
+from shared.settings import Settings, settings_of_this_process
+
+def fail(*_, **__):
+    raise AssertionError("a horse reads what its worker has read")
+
+importlib.metadata.version = Settings.__init__ = fail
+if not os.fork():
+    settings = settings_of_this_process()
+    os._exit(0 if Redis.from_url(settings.redis).ping() else 1)
+sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+
+
+def test_a_horse_reads_neither_the_settings_nor_the_version_of_a_library_again(valkey_url: str) -> None:
+    outcome = subprocess.run(
+        [sys.executable, "-c", _AFTER_THE_FORK],
+        cwd=PROJECT,
+        env={"PATH": os.environ["PATH"], "REDIS_URL": valkey_url},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert outcome.returncode == 0, outcome.stderr

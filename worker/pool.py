@@ -26,7 +26,7 @@ from rq.utils import now
 from rq.worker_pool import ForkProcess, WorkerData, WorkerPool
 
 from shared.queues import CHECKS, Queues
-from shared.settings import SettingsError, read_settings
+from shared.settings import SettingsError, settings_of_this_process
 from shared.store import Store
 from worker.lifeline import die_with_parent
 from worker.watch import Watch
@@ -278,7 +278,7 @@ def _run_worker(
 
 def main() -> int:
     try:
-        settings = read_settings()
+        settings = settings_of_this_process()
     except SettingsError as error:
         print(error, file=sys.stderr)
         return 2

@@ -11,11 +11,11 @@ import sys
 import rq
 
 from shared.queues import NOTIFICATIONS
-from shared.settings import SettingsError, read_settings
+from shared.settings import SettingsError, settings_of_this_process
 from worker.preload import preload
 
 try:
-    _settings = read_settings()
+    _settings = settings_of_this_process()
     if NOTIFICATIONS in sys.argv:
         from worker.notifier import check_channels
 
