@@ -590,6 +590,14 @@ def test_closing_drops_everything(site: Site) -> None:
     assert probe.in_flight == 0
 
 
+def test_an_engine_that_checks_nothing_has_no_thread() -> None:
+    before = threading.active_count()
+    engines = [Engine(settings()) for _ in range(3)]
+    assert threading.active_count() == before
+    for engine in engines:
+        engine.close()
+
+
 # --- faults of our own ---------------------------------------------------------------------------------------------
 
 

@@ -36,8 +36,12 @@ class Watchdog:
         self._at: _Call | None = None
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._work, name="probe-watchdog", daemon=True)
-        with suppress(RuntimeError):  # The system has no thread left: then there is no watchdog.
-            self._thread.start()
+
+    def start(self) -> None:
+        """To be called before the first of these calls; starting again does nothing."""
+        if self._thread.ident is None:
+            with suppress(RuntimeError):  # The system has no thread left: then there is no watchdog.
+                self._thread.start()
 
     def begins(self, descriptor: int) -> None:
         """A call for this socket begins in this thread."""

@@ -44,6 +44,7 @@ class Wire:
 
     def add(self, transfer: Transfer) -> None:
         """Begins it."""
+        self._watchdog.start()
         self._multi.add_handle(transfer.handle)
         self._transfers.add(transfer)
 
