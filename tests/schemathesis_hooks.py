@@ -9,6 +9,11 @@ from typing import Any
 import re2  # type: ignore[import-untyped] # google-re2 ships no types
 import schemathesis
 from hypothesis import strategies as st
+from schemathesis.core.jsonschema import patterns
+
+# Our longest text with a pattern is the value of a header. Beyond this length schemathesis does not build a text from
+# its pattern, but looks for one among random texts, for ten seconds and in vain.
+patterns._MAX_ANALYSED_LENGTH = 8192
 
 _QUIET = re2.Options()
 _QUIET.log_errors = False
