@@ -196,10 +196,35 @@ def test_those_who_speak_to_redis_are_recognized_by_this_test() -> None:
         assert set(_redis_commands(name))
 
 
-def test_scripts_for_redis_are_written_in_the_store_and_the_queues_only() -> None:
-    for name, path in MODULES.items():
-        if not is_in(name, {"shared.store", "shared.queues"}):
-            assert "redis.call(" not in path.read_text(encoding="utf-8")
+# Two scripts of a few lines that work on RQ's keys stand beside the verbs that run them.
+HAVE_LUA = {"shared.queues"}
+SCRIPTS = PROJECT / "shared" / "store" / "lua"
+
+
+def test_scripts_for_redis_are_files_of_the_store_but_for_those_of_the_queues() -> None:
+    have = {name for name, path in MODULES.items() if "redis.call(" in path.read_text(encoding="utf-8")}
+    assert have == HAVE_LUA
+    files = {path for room in ROOMS for path in (PROJECT / room).rglob("*.lua")}
+    assert {path.parent for path in files} == {SCRIPTS, SCRIPTS / "functions"}
+
+
+def _scripts_read() -> Iterator[tuple[str, str, str]]:
+    """The module, the constant and the file of every ``NAME = read_script("file", ...)``."""
+    for name, tree in TREES.items():
+        for node in ast.walk(tree):
+            match node:
+                case ast.Assign(
+                    [ast.Name(constant)], ast.Call(ast.Name("read_script"), [ast.Constant(str(script)), *_])
+                ):
+                    yield name, constant, script
+
+
+def test_every_script_is_read_once_by_the_module_that_it_is_named_after() -> None:
+    read = list(_scripts_read())
+    files = [path.relative_to(SCRIPTS).with_suffix("").as_posix() for path in SCRIPTS.rglob("*.lua")]
+    assert sorted(script for _, _, script in read) == sorted(files)
+    for name, constant, script in read:
+        assert script.startswith("functions/") or f"shared.store.{script}" == f"{name}{constant.lower()}"
 
 
 # --- the environment -----------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Every application key of Redis and every Lua script, and nothing else.
 
-``keys`` lists what is stored. RQ's keys are ``shared.queues``', rq-scheduler's are ``worker.scheduler``'s.
+``keys`` lists what is stored, ``scripts`` says where the scripts stand. RQ's keys are ``shared.queues``',
+rq-scheduler's are ``worker.scheduler``'s.
 """
 
 from __future__ import annotations

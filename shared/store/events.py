@@ -11,30 +11,16 @@ import orjson
 from redis import Redis
 
 from shared.store import keys
+from shared.store.scripts import read_script
 
 LENGTH = 10_000
 
-PUBLISH = f"""
--- Appends so many events; of each a line with its type, one with its target or '', one with its data (JSON).
-local function publish(count, lines)
-  local last = redis.call('INCRBY', 'monitor:event', count)
-  -- Numbers begin at the next second, in ms, so that no reader of what a lost Redis held takes the new ones for old.
-  if last == count then last = redis.call('INCRBY', 'monitor:event', 1000 * (redis.call('TIME')[1] + 1)) end
-  redis.call('XADD', 'monitor:events', string.format('%d-%d', last, count), 'e', lines)
-  redis.call('XTRIM', 'monitor:events', 'MINID', '~', string.format('%d', last - {LENGTH}))
-end
-"""
+PUBLISH = read_script("functions/publish", EVENTS_KEPT=LENGTH)
 """``publish`` for a script: all that it has to tell is one entry, because an entry costs Valkey as much as a record.
 
 An entry is named by the number of its last event, and how many it holds.
 """
-
-_PUBLISH = (
-    PUBLISH
-    + """
-publish(tonumber(ARGV[1]), ARGV[2])
-"""
-)
+_PUBLISH = read_script("events_publish", PUBLISH)
 
 _ENTRIES_AT_ONCE = 20
 """Each holds as many events as a script has told of, a hundred at the most where checks are recorded."""

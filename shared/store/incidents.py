@@ -15,53 +15,12 @@ from redis import Redis
 
 from shared.store import keys
 from shared.store.events import PUBLISH
+from shared.store.scripts import read_script
 
-_ACKNOWLEDGE = (
-    PUBLISH
-    + """
--- KEYS[1] the incident. ARGV: its id, the acknowledgement (JSON), the event (JSON). Only while it is open.
-local found = redis.call('HMGET', KEYS[1], 'target', 'closed_at', 'reminders')
-if not found[1] or found[2] then return {} end
-redis.call('HSET', KEYS[1], 'acknowledged', ARGV[2])
-redis.call('ZREM', 'monitor:reminders', ARGV[1])
--- A reminder that was not sent yet is needless now.
-for _, box in ipairs({'monitor:outbox', 'monitor:notifications'}) do
-  for number = 1, tonumber(found[3] or 0) do
-    for _, id in ipairs({ARGV[1] .. '-r' .. number, ARGV[1] .. '-r' .. number .. '+'}) do
-      if redis.call('ZREM', box, id) == 1 then redis.call('DEL', box .. ':entry:' .. id) end
-    end
-  end
-end
-publish(1, table.concat({'incident_acknowledged', found[1], ARGV[3]}, '\\n'))
-return redis.call('HGETALL', KEYS[1])
-"""
-)
-
-_LEAVE = """
--- An incident that has expired leaves the indexes too; the target is the first part of its id.
-local function leave(id)
-  if redis.call('EXISTS', 'monitor:incident:' .. id) == 1 then return end
-  redis.call('ZREM', 'monitor:incidents', id)
-  redis.call('ZREM', 'monitor:incidents:open', id)
-  redis.call('ZREM', 'monitor:incidents:of:' .. (string.match(id, '^(.*)%-') or ''), id)
-  redis.call('ZREM', 'monitor:reminders', id)
-end
-"""
-
-_FORGET = f"""
--- ARGV: ids of incidents that seem to have expired.
-{_LEAVE}
-for _, id in ipairs(ARGV) do leave(id) end
-"""
-
-_COUNT = f"""
--- KEYS[1] an index. ARGV: since, until, how many of the oldest to look at first. Returns how many began then in that
--- index, and how many of all that are open.
-{_LEAVE}
-for _, id in ipairs(redis.call('ZRANGE', KEYS[1], 0, ARGV[3] - 1)) do leave(id) end
-return {{redis.call('ZCOUNT', KEYS[1], ARGV[1], ARGV[2]),
-        redis.call('ZCOUNT', 'monitor:incidents:open', ARGV[1], ARGV[2])}}
-"""
+_LEAVE = read_script("functions/leave")
+_ACKNOWLEDGE = read_script("incidents_acknowledge", PUBLISH)
+_FORGET = read_script("incidents_forget", _LEAVE)
+_COUNT = read_script("incidents_count", _LEAVE)
 
 Place = tuple[int, str]
 """Where an incident stands in the indexes: its time there (ms), and its id. Pages continue behind one."""

@@ -16,30 +16,13 @@ from redis import Redis
 from shared.maintenance import Maintenance, MaintenancePlan
 from shared.monitor import MonitorError
 from shared.store import keys
+from shared.store.scripts import read_script
 
 MOST_WINDOWS = 1000
 
-_PUT = """
--- KEYS: the windows, the counter of changes. ARGV: id, window, how many there may be.
-if redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[3]) then return 0 end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-redis.call('INCR', KEYS[2])
-return 1
-"""
-
-_REPLACE = """
--- The same, of a window that is there.
-if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return 0 end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-redis.call('INCR', KEYS[2])
-return 1
-"""
-
-_DELETE = """
-if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then return 0 end
-redis.call('INCR', KEYS[2])
-return 1
-"""
+_PUT = read_script("maintenance_put")
+_REPLACE = read_script("maintenance_replace")
+_DELETE = read_script("maintenance_delete")
 
 log = logging.getLogger("maintenance")
 

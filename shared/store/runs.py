@@ -20,33 +20,17 @@ from redis.client import Pipeline
 from redis.exceptions import WatchError
 
 from shared.store import keys
+from shared.store.scripts import read_script
 
 SIGN_MS = 8_000
 """How long a run is believed to be alive without a sign; a machine that is busy may hold one up for a while."""
 KEPT_MS = 3_600_000
 """How long it is known of a run that it has begun: longer than RQ lists the job of a worker that has vanished."""
 
-_SIGN = """
--- KEYS: the signs, the run's work. ARGV: run, ms until its next sign, ms to keep it, then fields that are done.
--- 0 when the run is not known, or not any more.
-if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then return 0 end
-for i = 4, #ARGV do redis.call('HDEL', KEYS[2], ARGV[i]) end
-local now = redis.call('TIME')
-redis.call('ZADD', KEYS[1], now[1] * 1000 + math.floor(now[2] / 1000) + ARGV[2], ARGV[1])
-redis.call('PEXPIRE', KEYS[2], ARGV[3])
-return 1
-"""
-
-HOLD = """
-local function hold(signs, work, run, wait, kept, number, piece)
-  local now = redis.call('TIME')
-  redis.call('HSET', work, 'begun', 1, number, piece)
-  redis.call('PEXPIRE', work, kept)
-  redis.call('ZADD', signs, now[1] * 1000 + math.floor(now[2] / 1000) + wait, run)
-end
-"""
-
-_HOLD = HOLD + "hold(KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5])"
+HOLD = read_script("functions/hold")
+"""A Lua function for whoever gives a run its work in the same atomic step as it is taken from elsewhere."""
+_SIGN = read_script("runs_sign")
+_HOLD = read_script("runs_hold", HOLD)
 
 
 @dataclass(frozen=True, slots=True)

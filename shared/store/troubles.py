@@ -11,26 +11,10 @@ from redis import Redis
 from shared.monitor import Alert
 from shared.store import keys
 from shared.store.outbox import OWE
+from shared.store.scripts import read_script
 
-_BEGIN = (
-    OWE
-    + """
--- ARGV: name, alert (JSON), entry, boxes, now. Of two that see it at once, one tells.
-if redis.call('HSETNX', 'monitor:troubles', ARGV[1], ARGV[2]) == 0 then return 0 end
-owe(ARGV[4], ARGV[3], ARGV[2], '', '', '', ARGV[5])
-return 1
-"""
-)
-
-_END = (
-    OWE
-    + """
--- ARGV: name, alert (JSON), entry, boxes, now.
-if redis.call('HDEL', 'monitor:troubles', ARGV[1]) == 0 then return 0 end
-owe(ARGV[4], ARGV[3], ARGV[2], '', '', '', ARGV[5])
-return 1
-"""
-)
+_BEGIN = read_script("troubles_begin", OWE)
+_END = read_script("troubles_end", OWE)
 
 
 class Troubles:

@@ -11,25 +11,15 @@ from typing import Any
 from redis import Redis
 
 from shared.store import keys
+from shared.store.scripts import read_script
 
 DEFAULT_WORKERS, DEFAULT_QUEUE_SIZE = 5, 3
 SCHEDULER_KEPT_MS = 60_000
 LEASE_MS = 4_000
 """How long a run is believed to be alive without a sign; it gives one every second."""
 
-_RENEW = """
--- KEYS: leases, ARGV: owner, milliseconds. Only what is still ours, or nobody's, is renewed.
-for _, key in ipairs(KEYS) do
-  local owner = redis.call('GET', key)
-  if not owner or owner == ARGV[1] then redis.call('SET', key, ARGV[1], 'PX', ARGV[2]) end
-end
-"""
-
-_RELEASE = """
-for _, key in ipairs(KEYS) do
-  if redis.call('GET', key) == ARGV[1] then redis.call('DEL', key) end
-end
-"""
+_RENEW = read_script("vitals_renew")
+_RELEASE = read_script("vitals_release")
 
 
 @dataclass(frozen=True, slots=True)
