@@ -166,7 +166,7 @@ def test_an_emptied_redis_gets_its_targets_back_and_mails_nobody(
     site.routes["/kept"] = Answer(200)
     site.routes["/kept-down"] = Answer(500)
     endpoints = [add(monitor, site, "kept"), add(monitor, site, "kept-down")]
-    eventually(lambda: subjects(mailbox, "kept-down"), 10)
+    eventually(lambda: subjects(mailbox, "kept-down"), 30)
     ids = [monitor.target(endpoint)["id"] for endpoint in endpoints]
     snapshot = monitor.data / "targets.json"
     eventually(lambda: '"down"' in snapshot.read_text() and all(each in snapshot.read_text() for each in ids), 25)
