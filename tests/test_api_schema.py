@@ -30,7 +30,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 
 @pytest.mark.parametrize(
-    ("token", "phases"), [(None, "coverage,fuzzing,stateful"), (TOKEN, "fuzzing")], ids=["open", "with a token"]
+    ("token", "phases"), [(None, "coverage,stateful"), (TOKEN, "fuzzing")], ids=["open", "with a token"]
 )
 def test_schemathesis_finds_nothing(
     redis: Redis, valkey_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: str | None, phases: str
