@@ -24,7 +24,7 @@ run: $(RUN_STAMP) ## start the whole monitor here; Control-C stops it
 	@exec $(VENV)/bin/python -m worker.supervisor --with-parent
 
 test: lint ## lint, and run all tests
-	$(VENV)/bin/python -m pytest --numprocesses 3 --dist loadfile
+	$(VENV)/bin/python -m pytest --numprocesses 4 --dist loadfile
 
 lint: $(TEST_STAMP) ## formatting, lint, types and the import rule
 	$(VENV)/bin/ruff check .
