@@ -80,10 +80,9 @@ def _settings(rounds: int) -> dict[str, str]:
         f" jobs of {monitor.BATCH} targets; {ours}",
         "plain": f"requests.get in a job of its own, {WORKERS} stock rq workers, a Valkey; a sample of 100 checks"
         " (all hanging: 20), whatever the number of targets",
-        "blackbox": "blackbox_exporter, asked by aiohttp,"
+        "blackbox": "blackbox_exporter, 200 probes in flight (hanging 5 %: 300, all hanging: 1,000), asked by aiohttp,"
         f" whose CPU is not counted; of {LARGE:,} targets a sample of {_BLACKBOX_SAMPLE:,}, and none that hang",
-        "all": "every check is a new connection; 200 of the monitor or of blackbox_exporter are in flight (hanging 5 %:"
-        " 300, all hanging: 1,000); timeout 10 s, with hanging targets 1 s; no retries, no second opinion;"
+        "all": "every check is a new connection; timeout 10 s, with hanging targets 1 s; no retries, no second opinion;"
         " https verifies a chain of three against certifi's authorities and ours; what the processes cost idle is taken"
         f" off; memory is PSS, the most during the turn; median of {rounds} turns, of {LARGE:,} targets one",
     }
@@ -116,27 +115,20 @@ class _Cell:
     def _made(self, name: str) -> System | None:
         """None: not measured with so many targets."""
         timeout_seconds, bundle_file = _TIMEOUT_SECONDS[self.kind], self.sites.bundle_file
-        in_flight = _IN_FLIGHT.get(self.kind, _IN_FLIGHT_ELSE)
         count = self._count(name)
         urls, up = self.sites.urls(self.kind, count), good(self.kind, count)
         cycles = -(-self.checks // count)
         if name == "plain":
             return Plain(urls, up, timeout_seconds=timeout_seconds, bundle_file=bundle_file)
         if name == "monitor":
-            return monitor.Monitor(
-                urls, up, cycles=cycles, in_flight=in_flight, timeout_seconds=timeout_seconds, bundle_file=bundle_file
-            )
+            return monitor.Monitor(urls, up, timeout_seconds=timeout_seconds, bundle_file=bundle_file, cycles=cycles)
         if self.size >= LARGE and self.kind == "all hanging":
             return None
         from benchmarks.systems.blackbox import Blackbox
 
+        in_flight = min(count, _IN_FLIGHT.get(self.kind, _IN_FLIGHT_ELSE))
         return Blackbox(
-            urls,
-            up,
-            cycles=cycles,
-            in_flight=min(count, in_flight),
-            timeout_seconds=timeout_seconds,
-            bundle_file=bundle_file,
+            urls, up, cycles=cycles, in_flight=in_flight, timeout_seconds=timeout_seconds, bundle_file=bundle_file
         )
 
     def _count(self, name: str) -> int:

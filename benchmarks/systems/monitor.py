@@ -28,6 +28,7 @@ WORKERS = 1
 SETTINGS = {
     "DEFAULT_HTTP_RETRIES": "0",
     "SECOND_OPINION": "false",
+    "MAX_PER_HOST": "1000",
 }
 # Every twelfth check of a target looks at its certificate at this interval, as in most installations. The few checks
 # that the schedule adds meanwhile by itself are not counted.
@@ -44,12 +45,9 @@ class Monitor(System):
     """Targets posted to its API, and checked once before anything is measured, so that no status changes any more."""
 
     def __init__(
-        self, urls: Sequence[str], good: int, *, timeout_seconds: float, bundle_file: str, cycles: int, in_flight: int
+        self, urls: Sequence[str], good: int, *, timeout_seconds: float, bundle_file: str, cycles: int
     ) -> None:
-        """Of ``urls`` so many are ``good``; a turn of the work checks all of them ``cycles`` times.
-
-        They are all of one host, so that ``in_flight`` bounds how many are checked at the same time.
-        """
+        """Of ``urls`` so many are ``good``; a turn of the work checks all of them ``cycles`` times."""
         super().__init__()
         self._urls, self._good, self._cycles = urls, good, cycles
         # The path of a Unix socket holds 108 bytes at most.
@@ -58,7 +56,6 @@ class Monitor(System):
         self._redis_url = f"unix://{folder}/valkey.sock"
         environment = {
             **SETTINGS,
-            "MAX_PER_HOST": str(in_flight),
             "DEFAULT_HTTP_INTERVAL": _INTERVAL_OF_MANY if len(urls) >= MANY else _INTERVAL,
             "DEFAULT_HTTP_TIMEOUT": f"{timeout_seconds:g}",
             "REDIS_URL": self._redis_url,
