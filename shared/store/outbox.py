@@ -27,10 +27,10 @@ MAIL_SIZE = 20_000
 """Alerts in one mail at the most, which lists some and counts the others: an outage of everything is one mail."""
 GROUP_WAITS = 12
 """An alert waits for others to share its mail for so many times ALERT_GROUP_WAIT at the most, ..."""
-MANY = 10
-"""So many alerts are a storm, which often pauses: they wait for others for twice ALERT_GROUP_WAIT."""
 LONGEST_MORE_MS = 120_000
 """... and for so much longer than it would alone, however long that is."""
+MANY = 10
+"""So many alerts are a storm, which often pauses: they wait for others for twice ALERT_GROUP_WAIT."""
 LISTED = 1000
 """Entries of each kind that :meth:`Outbox.entries` returns at the most."""
 GIVEN_UP_AFTER_MS = 3 * 86_400_000
@@ -43,7 +43,7 @@ DELAY_BOUNDS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 900, 3600, 86_400)
 _TOLD = read_script("functions/told_field")
 OWE = read_script("functions/owe", _TOLD)
 """A Lua function for whoever owes people an alert in the same atomic step as what happened."""
-_CLAIM = read_script("outbox_claim")
+_CLAIM = read_script("outbox_claim", MANY=MANY)
 _SETTLE = read_script("outbox_settle", _TOLD, DELAY_BOUNDS=DELAY_BOUNDS)
 _REQUEST_REPORT = read_script("outbox_request_report")
 _REVIVE = read_script("outbox_revive")
@@ -126,8 +126,7 @@ class Outbox:
         A kill after this line costs the lease: the same mail is then claimed again under its own id.
         """
         patience_ms = min((GROUP_WAITS - 1) * wait_ms, LONGEST_MORE_MS)
-        arguments: list[int | str] = [now, now + LEASE_MS, mail_id, MAIL_SIZE, patience_ms, wait_ms, MANY]
-        claimed = self._claim(keys=[self.box], args=arguments)
+        claimed = self._claim(keys=[self.box], args=[now, now + LEASE_MS, mail_id, MAIL_SIZE, patience_ms, wait_ms])
         if not claimed:
             return None
         mail, to, audience, tries, newest, apart, *entries = claimed

@@ -1,5 +1,5 @@
 -- KEYS[1] the box. ARGV: now, lease ends, new mail id, size, how long what is due may wait for more (ms), how much
--- longer (ms) so many alerts wait. First a mail whose lease has ended, whole; else, once something is due and no
+-- longer (ms) where many alerts wait. First a mail whose lease has ended, whole; else, once something is due and no
 -- failure asks for patience, all that waits for the same audience, oldest first. Left for later is what is new of a
 -- target whose parent is down, what would overtake an earlier alert of its target, and an audience that was owed
 -- something further just now.
@@ -121,7 +121,7 @@ else
   end
   for _, owed in pairs(audiences) do
     -- When the newest is due, nothing further came for as long as a lone alert waits; where many fell, twice as long.
-    local more = owed.count < tonumber(ARGV[7]) and 0 or tonumber(ARGV[6])
+    local more = owed.count < MANY and 0 or tonumber(ARGV[6])
     local settled_at = math.min(owed.newest + more, owed.oldest + tonumber(ARGV[5]))
     if owed.due <= now and now < settled_at and owed.count < size then owed.waits_until = settled_at end
   end
