@@ -14,9 +14,9 @@ from rq.job import JobStatus
 from tests.processes import PROJECT
 
 
-def rq_worker(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [Path(sys.executable).parent / "rq", "worker", *arguments],
+        command,
         cwd=PROJECT,
         env={"PATH": os.environ["PATH"], **environment},
         capture_output=True,
@@ -24,6 +24,10 @@ def rq_worker(*arguments: str, **environment: str) -> subprocess.CompletedProces
         timeout=30,
         check=False,
     )
+
+
+def rq_worker(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return run(Path(sys.executable).parent / "rq", "worker", *arguments, **environment)
 
 
 def test_a_stock_worker_finds_redis_by_the_environment_alone(redis: Redis, valkey_url: str) -> None:
@@ -57,13 +61,5 @@ sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
 
 
 def test_a_horse_reads_neither_the_settings_nor_the_version_of_a_library_again(valkey_url: str) -> None:
-    outcome = subprocess.run(
-        [sys.executable, "-c", _AFTER_THE_FORK],
-        cwd=PROJECT,
-        env={"PATH": os.environ["PATH"], "REDIS_URL": valkey_url},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    outcome = run(sys.executable, "-c", _AFTER_THE_FORK, REDIS_URL=valkey_url)
     assert outcome.returncode == 0, outcome.stderr
