@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from flask import Flask
@@ -27,7 +28,6 @@ GOOGLE = {"title": "Hit the Google!", "endpoint": "https://www.google.com/", "ex
 CERTIFICATE = "-----BEGIN CERTIFICATE-----\naHVudGVyMg==\n-----END CERTIFICATE-----\n"
 KEY = "-----BEGIN PRIVATE KEY-----\naHVudGVyMjIy\n-----END PRIVATE KEY-----\n"
 DEFAULTS = Defaults.of(settings_for("redis://unused", alert_group_wait=0))
-_APPS: dict[tuple[str, str], Flask] = {}
 PHASES = {"dns": 10.0, "connect": 20.0, "tls": 30.0, "wait": 80.0, "transfer": 10.0}
 
 
@@ -36,12 +36,12 @@ def app_on(url: str, **settings: Any) -> Flask:
     return create_app(Settings(_env_file=None, redis_url=url, **settings))
 
 
+_shared_app_on = cache(app_on)
+
+
 def client_on(url: str, **settings: Any) -> FlaskClient:
     """A client of its own, of an app that all tests with these settings share: to make one takes 30 ms of CPU."""
-    key = (url, repr(sorted(settings.items())))
-    if key not in _APPS:
-        _APPS[key] = app_on(url, **settings)
-    return _APPS[key].test_client()
+    return _shared_app_on(url, **settings).test_client()
 
 
 def create(client: FlaskClient, **fields: Any) -> Any:

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +38,6 @@ EMAILS = "rq:queue:emails"
 HOUSEKEEPING = "rq:queue:housekeeping"
 SLOT = "check-300-017"
 BOTH = pytest.mark.parametrize("kind", ["ours", "stock"])
-SETTINGS_FOR = cache(settings_for)
-"""Frozen, and dear: 4 ms each, where some stories begin anew at every send."""
 
 
 # --- how a story is told -------------------------------------------------------------------------------------------
@@ -48,7 +45,7 @@ SETTINGS_FOR = cache(settings_for)
 
 def ours(client: Redis, **settings: Any) -> SlotScheduler:
     path = client.get_connection_kwargs()["path"]
-    return SlotScheduler(client, SETTINGS_FOR(f"unix://{path}", **settings))
+    return SlotScheduler(client, settings_for(f"unix://{path}", **settings))
 
 
 def stock(client: Redis) -> Scheduler:
