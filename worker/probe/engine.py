@@ -84,7 +84,7 @@ class Engine:
         self._doubtful: list[CheckRun] = []  # ended without an answer to their name; perhaps by our fault
         self._judge = Judge()
         self._cases: dict[Case, CheckRun] = {}
-        self._wire = Wire(self._resolver.wake_fd, self._judge.wake_fd)
+        self._wire = Wire(self._absences, self._resolver.wake_fd, self._judge.wake_fd)
 
     def __enter__(self) -> Self:
         return self
@@ -177,14 +177,15 @@ class Engine:
             self._take_judgements()
         for transfer, error in self._wire.finished():
             self._take_exchange(transfer, error)
+            self._wire.hear()
         self._take_due(now)
         for run in self._line.begin(BEGUN_A_TURN):
             self._begin(run)
+            self._wire.hear()
         if self._doubtful:
             self._settle_doubt()
+        self._wire.hear()
         self._expected_back = time.monotonic()
-        # A long turn of our own spoils what is measured, but nothing was missed in it.
-        self._absences.note(now, self._expected_back, is_deaf=False)
 
     def _wait(self, longest: float) -> None:
         now = time.monotonic()

@@ -27,6 +27,7 @@ from worker.probe.failure import (
     unreadable_authorities,
     wrong_http_version,
 )
+from worker.probe.lateness import Lateness
 from worker.probe.proxy import Proxy, is_unconnected, proxy_failure, proxy_timeout
 from worker.probe.purse import MAX_BODY_BYTES, Allowance
 from worker.probe.request import Line, Outgoing, header_name
@@ -76,6 +77,7 @@ class _Seen:
     """The addresses that were tried, the latest last."""
     forbidden: str | None = None
     fault: OSError | None = None
+    lateness: Lateness = field(default_factory=Lateness)
     bug: BaseException | None = None
     """What a callback of ours raised."""
 
@@ -109,6 +111,8 @@ class Transfer:
         self._timeout_seconds = 0.0
         self._follows = False
         self._seen = _Seen()
+        self.accounts: dict[int, Lateness] = {}
+        """By socket, for whoever hands over what comes: of each that is opened the account of the exchange."""
         self._set_what_never_changes()
 
     def _set_what_never_changes(self) -> None:
@@ -132,6 +136,7 @@ class Transfer:
         if _GROUPS is not None:
             option(pycurl.SSL_EC_CURVES, _GROUPS)
         option(pycurl.OPENSOCKETFUNCTION, self._noting(self._open_socket, pycurl.SOCKET_BAD))
+        option(pycurl.SOCKOPTFUNCTION, self._note_socket)
         option(pycurl.HEADERFUNCTION, self._noting(self._take_header, _STOP))
         option(pycurl.WRITEFUNCTION, self._noting(self._take_body, _STOP))
 
@@ -170,6 +175,7 @@ class Transfer:
             option(pycurl.RESOLVE, pins)
         if way is not None or request.method != "GET" or request.body is not None:
             self._leave_the_ordinary(request, way, connect_to)
+        self._seen.lateness.is_encrypted = request.is_https
         self._request = request
         self._way = way
         self._allowance = allowance
@@ -214,6 +220,7 @@ class Transfer:
     def _open_socket(self, _purpose: int, wanted: tuple[int, int, int, tuple[Any, ...]]) -> Any:
         family, kind, protocol, place = wanted
         seen = self._seen
+        seen.lateness.begin()
         if family not in (socket.AF_INET, socket.AF_INET6) or _is_refused(place[0], self._block_private):
             seen.forbidden = str(place[0])
             return pycurl.SOCKET_BAD
@@ -224,6 +231,11 @@ class Transfer:
             return pycurl.SOCKET_BAD
         seen.peers.append(_spell(place[0], place[1]))
         return lent
+
+    def _note_socket(self, descriptor: int, _purpose: int) -> int:
+        """The socket has another number here than in :meth:`_open_socket`, for pycurl duplicates it."""
+        self.accounts[descriptor] = self._seen.lateness
+        return int(pycurl.SOCKOPT_OK)
 
     def _take_header(self, line: bytes) -> int | None:
         seen = self._seen
@@ -275,7 +287,7 @@ class Transfer:
             self._allowance = None
             self._seen = _Seen()
             raise seen.bug
-        phases, phase = self._phases()
+        phases, phase = self._phases(error)
         chain = info(pycurl.INFO_CERTINFO) if way is not None and way.reads_certificate else None
         is_undecodable = self._is_undecodable(error)
         failure = undecodable(self.handle.errstr()) if is_undecodable else self._failure(error, phases, phase, chain)
@@ -296,8 +308,12 @@ class Transfer:
             is_starved=seen.is_starved,
         )
 
-    def _phases(self) -> tuple[dict[str, float], str]:
-        """The milliseconds of each phase that happened, and the last of them: the one that a failure died in."""
+    def _phases(self, error: int) -> tuple[dict[str, float], str]:
+        """The milliseconds of each phase that happened, and the last of them: the one that a failure died in.
+
+        By what the loop was late with they are less than libcurl counted, but not where the time ran out: then no
+        less than that has passed.
+        """
         info, way = self.handle.getinfo, self._way
         total = info(pycurl.TOTAL_TIME_T)
         if way is not None and way.proxy is not None and self._is_stuck_at(way.proxy):
@@ -306,15 +322,19 @@ class Transfer:
         if self._request and self._request.is_https:
             ends.append(("tls", info(pycurl.APPCONNECT_TIME_T)))
         ends.append(("wait", info(pycurl.STARTTRANSFER_TIME_T)))
+        ends.append(("transfer", total))
+        lateness = self._seen.lateness
+        is_late = lateness.is_known and error != pycurl.E_OPERATION_TIMEDOUT
         phases: dict[str, float] = {}
         begun = 0
-        for name, end in ends:  # Microseconds since the start; 0 is what did not come to its end.
-            if not end:
-                phases[name] = max(0, total - begun) / 1000
+        for name, reached in ends:  # Microseconds since the start; 0 is what did not come to its end.
+            end = reached or total
+            phases[name] = (end - begun) / 1000
+            if is_late:
+                phases[name] = max(0.0, phases[name] - lateness.milliseconds(begun, end))
+            if not reached:
                 return phases, name
-            phases[name] = max(0, end - begun) / 1000
             begun = end
-        phases["transfer"] = max(0, total - begun) / 1000
         return phases, "transfer"
 
     def _is_stuck_at(self, proxy: Proxy) -> bool:

@@ -5,17 +5,26 @@ from __future__ import annotations
 import resource
 import select
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
 import pycurl
 
+from worker.probe.absence import Absences
 from worker.probe.failure import CUT
+from worker.probe.lateness import Lateness
+from worker.probe.tcp_info import silent_seconds
 from worker.probe.transfer import Transfer
 from worker.probe.watchdog import Watchdog
 
 SPARE_DESCRIPTORS = 128
+_AT_ONCE = 1024
+HEAR_EVERY_SECONDS = 0.001
+"""How often the wire asks what is ready while it works; what it is late with by less is no matter."""
+TICK_SECONDS = 0.004
+"""The system's own account of when something came in is no finer, mostly."""
 
 _TO_EPOLL = {
     pycurl.POLL_IN: select.EPOLLIN,
@@ -24,16 +33,37 @@ _TO_EPOLL = {
 }
 
 
-class Wire:
-    """Moves transfers when it is told to, in the thread that tells it, and never waits but in :meth:`wait`."""
+class _Watch:
+    """A socket that libcurl wants watched, and the account of the exchange that it was opened for."""
 
-    def __init__(self, *wake_fds: int) -> None:
-        """``wake_fds`` end :meth:`wait`, too, when they are readable."""
+    __slots__ = ("descriptor", "events", "is_armed", "lateness")
+
+    def __init__(self, descriptor: int, events: int, lateness: Lateness | None) -> None:
+        self.descriptor = descriptor
+        self.events = events
+        self.lateness = lateness
+        self.is_armed = True
+        """Whether epoll will tell of it: it does so once, and then waits until what it told has been done."""
+
+
+class Wire:
+    """Moves transfers when it is told to, in the thread that tells it, and never waits but in :meth:`wait`.
+
+    What the network has for a transfer may have to wait until others have got theirs. So the wire asks in between what
+    is ready by now, and accounts for how late it hands that over: the timings are true all the same.
+    """
+
+    def __init__(self, absences: Absences, *wake_fds: int) -> None:
+        """``wake_fds`` end :meth:`wait`, too, when they are readable; ``absences`` are told when nobody asked."""
+        self._absences = absences
         self._wake_fds = frozenset(wake_fds)
-        self._ready: list[tuple[int, int]] = []
+        self._woken: set[int] = set()
+        self._ready: deque[tuple[_Watch, int, float]] = deque()  # what epoll saw, and when
+        self._heard_at = time.monotonic()
         self._due: float | None = None
         self._transfers: set[Transfer] = set()
-        self._watched: set[int] = set()
+        self._watched: dict[int, _Watch] = {}
+        self._accounts: dict[int, Lateness] = {}  # by socket
         self._watchdog = Watchdog()
         self._epoll = select.epoll()
         for wake_fd in wake_fds:
@@ -45,24 +75,64 @@ class Wire:
     def add(self, transfer: Transfer) -> None:
         """Begins it."""
         self._watchdog.start()
+        transfer.accounts = self._accounts
         self._multi.add_handle(transfer.handle)
         self._transfers.add(transfer)
 
-    def move(self, now: float) -> list[int]:
-        """Does what the last wait found, and what the clock has; returns those of ``wake_fds`` that were among it."""
-        woken = []
-        for descriptor, events in self._ready:
-            if descriptor in self._wake_fds:
-                woken.append(descriptor)
-            else:
-                self._watchdog.begins(descriptor)
-                self._multi.socket_action(descriptor, _to_curl(events))
-                self._watchdog.ends()
-        self._ready = []
+    def move(self, now: float) -> set[int]:
+        """Does what is ready, and what the clock has; returns those of ``wake_fds`` that were among it.
+
+        That nobody asked until ``now`` is the caller's to explain.
+        """
+        if now - self._heard_at > HEAR_EVERY_SECONDS:
+            self._note(self._epoll.poll(0, _AT_ONCE), now)
+        for _ in range(len(self._ready)):
+            watch, events, since = self._ready.popleft()
+            if self._watched.get(watch.descriptor) is watch:
+                self._tell(watch, events, since, self.hear())
+        self._keep_time(now)
+        woken, self._woken = self._woken, set()
+        return woken
+
+    def hear(self) -> float:
+        """Asks what the network has by now, if that was some time ago; to be called often. Returns the time."""
+        now = time.monotonic()
+        if now - self._heard_at > HEAR_EVERY_SECONDS:
+            self._absences.note(self._heard_at, now, is_deaf=False)
+            self._keep_time(now)
+            self._note(self._epoll.poll(0, _AT_ONCE), now)
+        return now
+
+    def _keep_time(self, now: float) -> None:
+        """What libcurl wanted to be called for: it begins what was added, and ends what takes too long."""
         if self._due is not None and self._due <= now:
             self._due = None
             self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
-        return woken
+
+    def _note(self, found: list[tuple[int, int]], now: float) -> None:
+        self._heard_at = now
+        for descriptor, events in found:
+            if descriptor in self._wake_fds:
+                self._woken.add(descriptor)
+            elif watch := self._watched.get(descriptor):  # Else libcurl has closed it meanwhile.
+                watch.is_armed = False
+                self._ready.append((watch, events, now))
+
+    def _tell(self, watch: _Watch, events: int, since: float, now: float) -> None:
+        late = now - since
+        account = watch.lateness
+        if account is not None and (late > HEAR_EVERY_SECONDS or account.is_known):
+            if account.is_encrypted and late > TICK_SECONDS and events & select.EPOLLIN:
+                # More may have come in since, and been what it waits for: behind a session ticket, the answer.
+                late = min(late, silent_seconds(watch.descriptor))
+            account.note(now, late)
+        self._watchdog.begins(watch.descriptor)
+        self._multi.socket_action(watch.descriptor, _to_curl(events))
+        self._watchdog.ends()
+        if not watch.is_armed and self._watched.get(watch.descriptor) is watch:
+            watch.is_armed = True
+            with suppress(OSError):  # It is closed, and libcurl will say so.
+                self._epoll.modify(watch.descriptor, watch.events)
 
     def finished(self) -> Iterator[tuple[Transfer, int]]:
         """The transfers that ended, off the wire now, each with libcurl's error number; 0 is an answer to its end."""
@@ -93,7 +163,9 @@ class Wire:
         if self._due is not None:
             until = min(until, self._due)
         until = max(now, until)
-        self._ready = self._epoll.poll(until - now, 256)
+        if self._ready:
+            until = now
+        self._note(self._epoll.poll(until - now, _AT_ONCE), time.monotonic())
         return until
 
     def close(self) -> None:
@@ -102,6 +174,7 @@ class Wire:
             self._multi.remove_handle(transfer.handle)
             transfer.close()
         self._transfers.clear()
+        self._accounts.clear()
         if not self._epoll.closed:
             self._watchdog.close()
             self._multi.close()
@@ -109,19 +182,26 @@ class Wire:
 
     def _watch(self, what: int, descriptor: int, _multi: Any, _data: Any) -> None:
         """A wish of libcurl: to hear of a socket."""
+        watch = self._watched.get(descriptor)
         if what == pycurl.POLL_REMOVE:
-            self._watched.discard(descriptor)
-            with suppress(OSError):  # It is closed already.
-                self._epoll.unregister(descriptor)
+            self._accounts.pop(descriptor, None)
+            if watch is not None:
+                del self._watched[descriptor]
+                with suppress(OSError):  # It is closed already.
+                    self._epoll.unregister(descriptor)
             return
-        if descriptor in self._watched:  # Asking first: the error for a new one would cost as much as the call.
+        events = _TO_EPOLL[what] | select.EPOLLONESHOT
+        if watch is not None:  # Asking first: the error for a new one would cost as much as the call.
             try:
-                self._epoll.modify(descriptor, _TO_EPOLL[what])
-                return
+                self._epoll.modify(descriptor, events)
             except FileNotFoundError:
                 pass  # It was closed, and this is another.
-        self._watched.add(descriptor)
-        self._epoll.register(descriptor, _TO_EPOLL[what])
+            else:
+                watch.events = events
+                watch.is_armed = True
+                return
+        self._watched[descriptor] = _Watch(descriptor, events, self._accounts.get(descriptor))
+        self._epoll.register(descriptor, events)
 
     def _set_timer(self, milliseconds: int) -> None:
         """A wish of libcurl: to be called again, whatever the sockets do; -1 takes it back."""
