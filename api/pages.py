@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from flask import Flask, Response, render_template, request, url_for
+from msgspec import Struct
 from pydantic import ValidationError
 from redis.exceptions import RedisError
 
@@ -65,6 +66,7 @@ def show() -> Response:
         warnings = list(attention(health, now))
     except RedisError:
         return away()
+    pages_of_targets = url_for("target_page", id="")  # Asked once: one takes Flask a third of a row.
     return render(
         "targets.html",
         200,
@@ -73,7 +75,7 @@ def show() -> Response:
         warnings=warnings,
         vitals=vitals(health, needed, open_incidents),
         filters=filters(health, query.status),
-        rows=[row(watched, windows, now) for watched in page.targets],
+        rows=[row(watched, windows, now, url=pages_of_targets + watched.target.id) for watched in page.targets],
         chosen=query.status,
         total=page.total,
         is_first_page=query.cursor is None,
@@ -180,8 +182,7 @@ def filters(health: Health, chosen: Status | None) -> list[Filter]:
 # --- the table -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Phase:
+class Phase(Struct, frozen=True):
     """A piece of the bar of phases; ``start`` and ``width`` are percent."""
 
     name: str
@@ -189,11 +190,10 @@ class Phase:
     width: float
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(Struct, frozen=True):
     """One target as the table shows it; what is not known is an empty string."""
 
-    id: str
+    url: str
     title: str | None
     endpoint: str
     status: Status
@@ -212,13 +212,13 @@ class Row:
     """What the status alone does not say, in a word or two each."""
 
 
-def row(watched: Watched, windows: Sequence[Maintenance], now: int) -> Row:
-    """``windows`` are those that are active."""
+def row(watched: Watched, windows: Sequence[Maintenance], now: int, *, url: str) -> Row:
+    """``windows`` are those that are active, ``url`` is the page of the target."""
     latest = watched.latest or {}
     measured: Mapping[str, float] = latest.get("phases", {})
     bottleneck = latest.get("bottleneck")
     return Row(
-        id=watched.target.id,
+        url=url,
         title=watched.target.check.title,
         endpoint=redact(watched.target.check.endpoint),
         status=watched.state.status,
