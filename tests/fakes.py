@@ -25,7 +25,7 @@ from shared.state import State, Status
 from shared.store import Defaults, Store, Watched, keys
 from shared.store.targets import bucket_of
 from tests.waiting import eventually
-from worker.mailer import Mailer, Sent
+from worker.alerts.mailer import Mailer, Sent
 
 Place = Literal["before", "amid", "after"]
 PLACES: tuple[Place, ...] = ("before", "amid", "after")

@@ -19,7 +19,7 @@ from tests.monitor_run import MonitorRun
 from tests.sites import Answer, Received, Site
 from tests.smtp import Mailbox, smtp_server
 from tests.waiting import eventually
-from worker.webhook import DELIVERY, SIGNATURE, verify
+from worker.alerts.webhook import DELIVERY, SIGNATURE, verify
 
 PUBLIC_URL = "https://monitor.example.org"
 SECRET = "whsec-7d1c"

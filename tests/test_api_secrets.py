@@ -17,7 +17,7 @@ from shared.monitor import Alert, Reason, Report, Verdict
 from shared.settings import Settings
 from shared.store import Store
 from tests.api_client import CERTIFICATE, KEY, checked_by, client_on, create, record
-from worker.mailer import Mailer
+from worker.alerts.mailer import Mailer
 
 WORDS = ("hunter2", "0pen-sesame", "swordf1sh", "naHVudGVy", "aHVudGVyMjIy")
 """Planted where secrets stand; the last two are the certificate's and the key's base64."""

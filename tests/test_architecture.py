@@ -142,14 +142,14 @@ def test_a_pure_module_knows_no_clock_and_no_input_or_output(name: str) -> None:
 
 # Where each library lives; whoever else needs what it does asks there.
 HOMES = {
-    "apprise": {"worker.notifier"},
+    "apprise": {"worker.alerts.notifier"},
     "dateutil": {"shared.recurrence", "shared.recurrence_rule"},
-    "flask": {"api", "worker.mailer", "worker.smtp"},
-    "flask_mail": {"worker.mailer", "worker.smtp"},
+    "flask": {"api", "worker.alerts.mailer", "worker.alerts.smtp"},
+    "flask_mail": {"worker.alerts.mailer", "worker.alerts.smtp"},
     "flask_openapi3": {"api"},
     "gunicorn": {"api.server"},
     "pycurl": {"worker.probe"},
-    "requests": {"worker.heartbeat", "worker.notifier", "worker.probe", "worker.webhook"},
+    "requests": {"worker.heartbeat", "worker.alerts.notifier", "worker.probe", "worker.alerts.webhook"},
     "rq": {"shared.queues", "worker.jobs", "worker.pool", "worker.rqconfig", "worker.scheduler"},
     "rq_scheduler": {"worker.scheduler"},
     "rq_dashboard": {"api.dashboard"},

@@ -41,7 +41,7 @@ from tests.fakes import (
 from tests.processes import Run, running, short_folder, valkey_running
 from tests.sites import Answer, RawServer, Received, Site
 from tests.waiting import eventually
-from worker.batch import Batch
+from worker.checks.batch import Batch
 from worker.scheduler import SlotScheduler
 
 CHECKS = "rq:queue:checks"

@@ -6,7 +6,7 @@ import pytest
 
 from shared.check import Check
 from shared.monitor import Attempt, CheckResult, Reason, Target, Verdict
-from worker.canary import Canaries, is_canary
+from worker.checks.canary import Canaries, is_canary
 
 URLS = ("http://canary.example/", "http://192.0.2.80/")
 

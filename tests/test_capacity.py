@@ -15,7 +15,7 @@ from shared.store import Store, keys
 from tests.api_client import client_on
 from tests.fakes import put, settings_for
 from tests.sites import Answer, Site
-from worker.batch import Batch
+from worker.checks.batch import Batch
 
 # 1,000 checks that took 1 ms of CPU and 0.3 s each, in runs that were open all the time.
 LOAD = Load(checks=1000, cpu_seconds=1.0, flight_seconds=300.0, run_seconds=50.0, open_seconds=50.0)

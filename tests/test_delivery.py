@@ -32,9 +32,9 @@ from tests.fakes import (
     settings_for,
     settle,
 )
-from worker import delivery
-from worker.delivery import Delivery, MailDelivery
-from worker.mailer import MailDelayed, MailRefused, Sent
+from worker.alerts import delivery
+from worker.alerts.delivery import Delivery, MailDelivery
+from worker.alerts.mailer import MailDelayed, MailRefused, Sent
 
 SENT_TO_ALL = Sent(("ops@example.org", "late@example.org"))
 SENT_TO_SOME = Sent(("ops@example.org",), {"late@example.org": "450 later"})

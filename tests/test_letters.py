@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from shared.monitor import Alert, Report
-from worker import letters
-from worker.letters import LINES, Digest, Downs
+from worker.alerts import letters
+from worker.alerts.letters import LINES, Digest, Downs
 
 
 def alert(number: int = 1, kind: str = "down", host: str = "", **changes: Any) -> Alert:

@@ -38,7 +38,7 @@ from tests.smtp import (
     stay_silent,
     take_and_hang_up,
 )
-from worker.mailer import MailDelayed, Mailer, MailRefused, Sent
+from worker.alerts.mailer import MailDelayed, Mailer, MailRefused, Sent
 
 OPS, DEV = "ops@example.com", "dev@example.com"
 PASSWORD = "correct horse"

@@ -22,9 +22,9 @@ from tests.fakes import alert
 from tests.processes import PROJECT
 from tests.sites import Answer, RawServer, Site, read_request, reset
 from tests.test_webhook import struck
-from worker.mailer import MailDelayed, Mailer, MailRefused, Sent
-from worker.notifier import LINES, Notifier, check_channels
-from worker.webhook import DELIVERY, verify
+from worker.alerts.mailer import MailDelayed, Mailer, MailRefused, Sent
+from worker.alerts.notifier import LINES, Notifier, check_channels
+from worker.alerts.webhook import DELIVERY, verify
 
 SECRET = "s3cr3t-t0k3n"
 PATIENCE_SECONDS = 0.4
@@ -267,7 +267,7 @@ def test_good_urls_pass_and_every_bad_one_is_named() -> None:
 
 def test_apprise_is_not_loaded_where_no_url_needs_it() -> None:
     program = (
-        "import sys; from worker.notifier import Notifier; from shared.settings import read_settings;"
+        "import sys; from worker.alerts.notifier import Notifier; from shared.settings import read_settings;"
         "Notifier(read_settings(_env_file=None)); sys.exit('apprise' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], cwd=PROJECT, check=False).returncode == 0

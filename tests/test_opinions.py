@@ -22,7 +22,7 @@ from tests.api_client import app_on
 from tests.fakes import Killed, Wire, everywhere, incident_fields, put, result, settings_for, settle
 from tests.sites import Answer, Site
 from tests.waiting import eventually
-from worker.batch import Batch
+from worker.checks.batch import Batch
 from worker.scheduler import SlotScheduler
 
 BAD, GOOD = Answer(503), Answer(200)
@@ -31,7 +31,7 @@ BAD, GOOD = Answer(503), Answer(200)
 @pytest.fixture(autouse=True)
 def no_run_takes_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a run asks for is left in the queue, where no worker waits for it."""
-    monkeypatch.setattr("worker.batch.TAKE_MORE_SECONDS", 0.0)
+    monkeypatch.setattr("worker.checks.batch.TAKE_MORE_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -189,7 +189,7 @@ def test_the_parents_of_the_failed_are_asked_with_them(
 def test_five_hundred_that_fail_at_once_make_one_job(
     redis: Redis, store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.batch.RECORD_SECONDS", 30.0)  # However slow this machine is, it is at once.
+    monkeypatch.setattr("worker.checks.batch.RECORD_SECONDS", 30.0)  # However slow this machine is, it is at once.
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     targets = put(store, *(f"http://127.0.0.1:{port}/{number}" for number in range(BATCH_SIZE)))

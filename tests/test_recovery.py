@@ -24,8 +24,8 @@ from shared.store.runs import SIGN_MS
 from tests.fakes import Killed, Wire, everywhere, lose_the_connection, put, put_into, record, settings_for, settle
 from tests.sites import Answer, Site
 from worker import recovery
-from worker.batch import Batch
-from worker.ledger import Ledger
+from worker.checks.batch import Batch
+from worker.checks.ledger import Ledger
 from worker.recovery import MOST_TIMES, SILENT_SECONDS, Recovery
 
 CHECKS = "rq:queue:checks"

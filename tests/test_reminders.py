@@ -173,7 +173,7 @@ def test_in_a_maintenance_it_is_put_off(
     assert watch(scheduler, 2) == []
     store.maintenance.delete(window.id or "")
     elsewhere = time.monotonic() + 6
-    monkeypatch.setattr("worker.quiet.time.monotonic", lambda: elsewhere)
+    monkeypatch.setattr("worker.checks.quiet.time.monotonic", lambda: elsewhere)
     assert watch(scheduler, 2.2, since=2) == [2 + 1 / 60]
 
 

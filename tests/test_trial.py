@@ -15,8 +15,8 @@ from shared.state import Status
 from shared.store import Store
 from tests.fakes import settings_for
 from tests.sites import Answer, Site
-from worker.batch import Batch
-from worker.trial import check_once
+from worker.checks.batch import Batch
+from worker.checks.trial import check_once
 
 DEAD = 9  # the port of the discard service, where nobody listens
 

@@ -17,7 +17,7 @@ import trustme
 
 from tests.fakes import BEGAN_AT, alert
 from tests.sites import Answer, RawServer, Site, read_request, redirect, reset
-from worker.webhook import DELIVERY, SIGNATURE, Refusal, Webhook, answered, is_final, sign, status, verify
+from worker.alerts.webhook import DELIVERY, SIGNATURE, Refusal, Webhook, answered, is_final, sign, status, verify
 
 SECRET = "whsec-3e1f"
 TITLE = "Shop & Kasse 支払い"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from shared.monitor import Alert
-from worker import words
+from worker.alerts import words
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,13 @@ from rq import get_current_job
 from shared.queues import Queues, enqueued_ms
 from shared.settings import settings_of_this_process
 from shared.store import Store
-from worker.batch import Batch
-from worker.delivery import Delivery, MailDelivery
+from worker.alerts.delivery import Delivery, MailDelivery
+from worker.alerts.mailer import Mailer
+from worker.alerts.notifier import Notifier
+from worker.checks.batch import Batch
+from worker.checks.trial import check_once
 from worker.heartbeat import ping
-from worker.mailer import Mailer
-from worker.notifier import Notifier
 from worker.snapshots import SnapshotKeeper
-from worker.trial import check_once
 
 
 def check_slot(interval: int, slot: int, with_default: bool, scheduled_at: int | None = None) -> None:

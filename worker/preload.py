@@ -9,7 +9,7 @@ import redis.utils
 
 import worker.jobs  # noqa: F401 -- so that no job has to import it again: 14 ms a job instead of 47
 from shared.settings import settings_of_this_process
-from worker import rendering
+from worker.alerts import rendering
 from worker.probe import Engine
 
 _THRESHOLDS = (20_000, 20, 20)

@@ -18,7 +18,7 @@ from shared.queues import CHECK_AGAIN, CHECK_SLOT, CHECK_TARGETS, Queues, batche
 from shared.settings import Settings
 from shared.store import Store, Watched, Work
 from shared.store.runs import SIGN_MS
-from worker.words import counted
+from worker.alerts.words import counted
 
 SILENT_SECONDS = 10.0
 """From the pop of a job to the first words of its run it is some tens of milliseconds."""

@@ -17,7 +17,7 @@ from worker.preload import preload
 try:
     _settings = settings_of_this_process()
     if NOTIFICATIONS in sys.argv:
-        from worker.notifier import check_channels
+        from worker.alerts.notifier import check_channels
 
         check_channels(_settings)
 except SettingsError as error:

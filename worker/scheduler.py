@@ -36,7 +36,7 @@ from shared.snapshot import preflight
 from shared.state import Status
 from shared.store import Outbox, Reminder, Store, Watched, keys
 from shared.store.outbox import audiences_of, boxes
-from worker.quiet import Quiet
+from worker.checks.quiet import Quiet
 from worker.recovery import Recovery
 from worker.schedule import Entry, wanted
 from worker.watch import Watch

@@ -16,7 +16,7 @@ from shared.queues import BATCH_SIZE, CHECKS, DELIVER, DELIVER_TIMEOUT_SECONDS, 
 from shared.settings import Settings
 from shared.store import Store
 from shared.store.outbox import boxes
-from worker.words import counted
+from worker.alerts.words import counted
 
 LOOK_SECONDS = 5.0
 BELIEVED_AFTER_SECONDS = 30.0

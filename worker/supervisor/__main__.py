@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
         lock = claim(settings.data_dir)
         # Imported late: these are the first imports that need the store.
         from shared.snapshot import preflight
-        from worker.notifier import check_channels
+        from worker.alerts.notifier import check_channels
 
         preflight(settings)
         check_channels(settings)

@@ -1,6 +1,6 @@
 """Mails, rendered and sent with Flask-Mail on a bare Flask app: every failure is raised, none is swallowed.
 
-The words are made in ``worker.letters`` and in ``templates/email/<kind>``; who gets a mail, and when it is tried
+The words are made in ``worker.alerts.letters`` and in ``templates/email/<kind>``; who gets a mail, and when it is tried
 again, is decided by the jobs.
 """
 
@@ -27,11 +27,11 @@ from flask import Flask
 from shared import links
 from shared.monitor import Alert, Report
 from shared.settings import Settings, SettingsError
-from worker import letters
-from worker.letters import Story
-from worker.rendering import rendered
-from worker.smtp import SENTENCE_LENGTH, TIMEOUT_SECONDS, Mail, MailDelayed, MailRefused, is_final
-from worker.words import plain
+from worker.alerts import letters
+from worker.alerts.letters import Story
+from worker.alerts.rendering import rendered
+from worker.alerts.smtp import SENTENCE_LENGTH, TIMEOUT_SECONDS, Mail, MailDelayed, MailRefused, is_final
+from worker.alerts.words import plain
 
 __all__ = ["MailDelayed", "MailRefused", "Mailer", "Sent"]
 

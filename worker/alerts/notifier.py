@@ -20,12 +20,12 @@ import requests
 from shared import links
 from shared.monitor import Alert
 from shared.settings import Settings, SettingsError
-from worker import letters, webhook
-from worker.letters import Story
-from worker.mailer import Sent
-from worker.rendering import rendered
-from worker.smtp import SENTENCE_LENGTH, TIMEOUT_SECONDS, MailDelayed, MailRefused
-from worker.webhook import Refusal, Webhook
+from worker.alerts import letters, webhook
+from worker.alerts.letters import Story
+from worker.alerts.mailer import Sent
+from worker.alerts.rendering import rendered
+from worker.alerts.smtp import SENTENCE_LENGTH, TIMEOUT_SECONDS, MailDelayed, MailRefused
+from worker.alerts.webhook import Refusal, Webhook
 
 if TYPE_CHECKING:
     from apprise import AppriseResult, NotifyBase

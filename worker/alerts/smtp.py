@@ -1,6 +1,6 @@
 """Flask-Mail's way to an SMTP server with its holes closed: deadlines, verified certificates, and honest outcomes.
 
-What a mail says is not known here; ``worker.mailer`` makes it.
+What a mail says is not known here; ``worker.alerts.mailer`` makes it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import flask_mail
 from flask import Flask
 
 from shared.monitor import MonitorError
-from worker.words import plain
+from worker.alerts.words import plain
 
 TIMEOUT_SECONDS = 15.0
 """To connect, for the TLS handshake, and for each reply as a whole; Flask-Mail itself would wait for ever."""

@@ -18,8 +18,8 @@ from shared.monitor import Alert, Report
 from shared.settings import Settings
 from shared.state import Status
 from shared.store import Mail, Outbox, Store, Watched
-from worker.mailer import MailDelayed, Mailer, MailRefused, Sent
-from worker.words import counted
+from worker.alerts.mailer import MailDelayed, Mailer, MailRefused, Sent
+from worker.alerts.words import counted
 
 REPORT_SIZE = 1000
 """Targets that one report lists at the most."""

@@ -11,8 +11,19 @@ from urllib.parse import urlsplit
 
 from shared.addresses import parse_address
 from shared.monitor import Alert, AlertKind, Report
-from worker import words
-from worker.words import SUBJECT_LENGTH, briefly, clock, code, counted, duration, misses_code, moment, plain, shortened
+from worker.alerts import words
+from worker.alerts.words import (
+    SUBJECT_LENGTH,
+    briefly,
+    clock,
+    code,
+    counted,
+    duration,
+    misses_code,
+    moment,
+    plain,
+    shortened,
+)
 
 LINES = 100
 """How many targets of each kind a mail names; the rest is a number."""

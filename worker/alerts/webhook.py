@@ -24,7 +24,7 @@ from urllib3.exceptions import HTTPError, LocationValueError, NewConnectionError
 
 from shared import links
 from shared.monitor import Alert
-from worker import words
+from worker.alerts import words
 
 SIGNATURE = "X-Monitor-Signature"
 DELIVERY = "X-Monitor-Delivery"

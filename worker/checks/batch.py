@@ -23,11 +23,11 @@ from shared.monitor import Attempt, CheckResult, Target
 from shared.queues import BATCH_SIZE, CHECK_AGAIN, CHECK_SLOT, Queues, slot_name
 from shared.settings import Settings
 from shared.store import Defaults, Store, Watched
-from worker.canary import Canaries, is_canary
-from worker.ledger import Ledger
-from worker.meter import Meter
+from worker.checks.canary import Canaries, is_canary
+from worker.checks.ledger import Ledger
+from worker.checks.meter import Meter
+from worker.checks.quiet import Quiet
 from worker.probe import Engine
-from worker.quiet import Quiet
 
 RECORD_AT = 100
 """Results that are recorded together at the most."""
