@@ -1,5 +1,22 @@
 """The web process: it speaks HTTP and decides nothing.
 
+==============================  =========================================================================
+status                          the original contract
+targets, checks, incidents,     the REST API under ``/api/v1``
+maintenance
+events                          what happens, as it happens
+machines                        for orchestrators and for Prometheus
+pages                           for people; dashboard is rq's
+documents                       what the API says of itself
+access                          who may call what
+schemas, narrowing,             what comes in
+strict_json
+answers, incident_answers,      what goes out
+seen, paging, errors
+services, waiting               what a request works with, and how it waits for a check
+server                          the configuration of gunicorn
+==============================  =========================================================================
+
 ``create_app`` puts the rooms together. Importing this package connects to nothing and reads no environment.
 """
 
@@ -10,20 +27,16 @@ from redis import Redis
 
 from api import (
     access,
-    acknowledging,
     checks,
     dashboard,
     documents,
     errors,
     events,
-    incident_pages,
     incidents,
     machines,
     maintenance,
-    outbox_page,
     pages,
     status,
-    target_page,
     targets,
 )
 from api.services import Services, attach, connect
@@ -50,9 +63,5 @@ def create_app(settings: Settings | None = None, redis: Redis | None = None) -> 
     events.register(app)
     machines.register(app)
     pages.register(app)
-    target_page.register(app)
-    incident_pages.register(app)
-    outbox_page.register(app)
-    acknowledging.register(app)
     dashboard.register(app)
     return app

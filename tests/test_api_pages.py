@@ -16,7 +16,8 @@ from redis import Redis
 from redis.connection import UnixDomainSocketConnection
 
 from api import create_app
-from api.pages import ago, milliseconds, phases
+from api.pages.pictures import phases
+from api.pages.words import ago, milliseconds
 from shared.monitor import Alert, Reason, Verdict
 from shared.settings import Settings
 from shared.store import Defaults, Store

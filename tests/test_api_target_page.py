@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from redis import Redis
 
 from api.checks import MOST_A_MINUTE
-from api.pictures import chart, share, uptime
+from api.pages.pictures import chart, share, uptime
 from shared.links import target_url
 from shared.monitor import Alert, AnswerSeen, Attempt, Reason, Verdict
 from shared.state import Status

@@ -1,79 +1,54 @@
-"""The page for people: every target in one table, under a header that tells the truth about the monitor itself."""
+"""The first page: every target in one table, under a header that tells the truth about the monitor itself."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
 
-from flask import Flask, Response, render_template, request, url_for
+from flask import Flask, Response, request, url_for
 from msgspec import Struct
 from pydantic import ValidationError
-from redis.exceptions import RedisError
 
 from api import schemas
-from api.errors import RETRY_AFTER_SECONDS, refuse_invalid
+from api.errors import refuse_invalid
+from api.pages.frame import Filter, render, unless_away
+from api.pages.notices import attention
+from api.pages.pictures import Phase, phases
+from api.pages.words import ago, clock, milliseconds, response_words
 from api.paging import find_page
-from api.seen import moment
 from api.services import now_ms, services
 from shared.endpoint import redact
 from shared.health import Health
 from shared.maintenance import Maintenance, active_at, covers
-from shared.monitor import PHASES, Alert, Reason
 from shared.queues import CHECKS
 from shared.state import Status
 from shared.store import Watched
 
 _PAGE_SIZE = 100
-_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-_REASONS = {
-    Reason.DNS: "name not found",
-    Reason.REFUSED: "connection refused",
-    Reason.UNREACHABLE: "unreachable",
-    Reason.TIMEOUT: "timed out",
-    Reason.TLS: "TLS failed",
-    Reason.CERTIFICATE: "bad certificate",
-    Reason.RESET: "connection reset",
-    Reason.PROTOCOL: "not HTTP",
-    Reason.TOO_MANY_REDIRECTS: "too many redirects",
-    Reason.BLOCKED: "address not allowed",
-    Reason.ASSERTION: "assertion failed",
-    Reason.INTERNAL: "could not be checked",
-}
-_SHOWN_OVERDUE = 3
 _WORTH_A_SENTENCE = (Status.DOWN, Status.DEGRADED, Status.UNKNOWN)
 
 
 def register(app: Flask) -> None:
-    app.add_url_rule("/", "page", show)
+    app.add_url_rule("/", "page", unless_away(show))
 
 
 def show() -> Response:
-    """The first page, or 503 as a page when Redis is away."""
     try:
         query = schemas.PageQuery.model_validate(request.args.to_dict())
     except ValidationError as error:
         return refuse_invalid(error)
     store, now = services().store, now_ms()
-    try:
-        health, needed = services().health(), services().needed_workers()
-        page = find_page(store.targets, status=query.status, after=query.cursor, limit=_PAGE_SIZE)
-        windows = active_windows(now)
-        open_incidents = store.incidents.page(open=True, limit=1).total or 0
-        warnings = list(attention(health, now))
-    except RedisError:
-        return away()
+    health, needed = services().health(), services().needed_workers()
+    page = find_page(store.targets, status=query.status, after=query.cursor, limit=_PAGE_SIZE)
+    windows = active_windows(now)
     pages_of_targets = url_for("target_page", id="")  # Asked once: one takes Flask a third of a row.
     return render(
         "targets.html",
         200,
         now=clock(now),
         health=health,
-        warnings=warnings,
-        vitals=vitals(health, needed, open_incidents),
+        warnings=list(attention(health, now)),
+        vitals=vitals(health, needed, store.incidents.page(open=True, limit=1).total or 0),
         filters=filters(health, query.status),
         rows=[row(watched, windows, now, url=pages_of_targets + watched.target.id) for watched in page.targets],
         chosen=query.status,
@@ -83,21 +58,6 @@ def show() -> Response:
         base_url=request.host_url.rstrip("/"),
         needs_token=services().settings.api_token is not None,
     )
-
-
-def render(template: str, status: int, *, has_form: bool = False, **values: Any) -> Response:
-    """The template as a page; only one that ``has_form`` may send it, and to this site alone."""
-    policy = _POLICY.replace("form-action 'none'", "form-action 'self'") if has_form else _POLICY
-    return Response(
-        render_template(template, **values), status, mimetype="text/html", headers={"Content-Security-Policy": policy}
-    )
-
-
-def away() -> Response:
-    """503 as a page: Redis does not answer."""
-    page = render("away.html", 503, now=clock(now_ms()))
-    page.headers["Retry-After"] = RETRY_AFTER_SECONDS
-    return page
 
 
 # --- the header ----------------------------------------------------------------------------------------------------
@@ -132,46 +92,6 @@ def vitals(health: Health, needed_workers: int | None, open_incidents: int) -> l
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class Notice:
-    """Something that people should know, and where they can do something about it."""
-
-    text: str
-    links: tuple[tuple[str, str], ...] = ()
-    """Each what it says, and where it leads."""
-    kind: Literal["bad", "warning", "plain"] = "warning"
-
-
-def attention(health: Health, now: int) -> Iterator[Notice]:
-    """What is wrong though the page is there; at most three further questions to Redis. Raises redis.RedisError."""
-    for trouble in troubles():
-        if trouble.title not in health.missing and trouble.sentence not in health.missing:
-            yield Notice(f"{trouble.title} since {ago(now - trouble.began_at)}: {trouble.sentence}", kind="bad")
-    for warning in health.warnings:
-        links: tuple[tuple[str, str], ...] = ()
-        if "given up" in warning:
-            links = (("look, or send them again", url_for("outbox_page")),)
-        elif "overdue" in warning:
-            late = services().store.targets.overdue(now=now, limit=_SHOWN_OVERDUE)
-            links = tuple((each.target.name, url_for("target_page", id=each.target.id)) for each, _ in late)
-        yield Notice(warning, links)
-
-
-def troubles() -> list[Alert]:
-    """What people were told of the monitor itself and is not over, the longest first."""
-    return sorted(services().store.troubles.all().values(), key=lambda trouble: trouble.began_at)
-
-
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """One link above the table."""
-
-    name: str
-    url: str
-    count: int
-    is_chosen: bool
-
-
 def filters(health: Health, chosen: Status | None) -> list[Filter]:
     everything = Filter("all", url_for("page"), sum(health.statuses.values()), chosen is None)
     order = (Status.DOWN, Status.DEGRADED, Status.UP, Status.UNKNOWN, Status.PENDING, Status.PAUSED)
@@ -180,14 +100,6 @@ def filters(health: Health, chosen: Status | None) -> list[Filter]:
 
 
 # --- the table -----------------------------------------------------------------------------------------------------
-
-
-class Phase(Struct, frozen=True):
-    """A piece of the bar of phases; ``start`` and ``width`` are percent."""
-
-    name: str
-    start: float
-    width: float
 
 
 class Row(Struct, frozen=True):
@@ -254,53 +166,3 @@ def chips(watched: Watched, windows: Sequence[Maintenance]) -> list[str]:
         "maintenance": window_of(watched, windows) is not None,
     }
     return [word for word, is_so in known.items() if is_so]
-
-
-def response_words(latest: Mapping[str, Any]) -> str:
-    """The status code, or in two words why there is none."""
-    if not latest:
-        return "not checked yet"
-    if latest.get("status_code") is not None and latest.get("reason") in (None, Reason.STATUS):
-        return str(latest["status_code"])
-    return reason_words(latest.get("reason", Reason.INTERNAL))
-
-
-def reason_words(reason: str) -> str:
-    """A reason in two or three words."""
-    return _REASONS.get(cast(Reason, reason), "no answer")
-
-
-def phases(measured: Mapping[str, float]) -> list[Phase]:
-    """The phases that happened, in order, as shares of their sum."""
-    total = sum(measured.values())
-    found, start = [], 0.0
-    for name in PHASES:
-        width = 100 * measured.get(name, 0.0) / total if total else 0.0
-        if width:
-            found.append(Phase(name, round(start, 2), round(width, 2)))
-        start += width
-    return found
-
-
-def milliseconds(value: float) -> str:
-    if value >= 10_000:
-        return f"{value / 1000:.1f} s"
-    return f"{value:.0f} ms" if value >= 10 else f"{value:.1f} ms"
-
-
-def ago(age_ms: int | None) -> str:
-    """An age in its two largest units at the most: ``4 s``, ``12 min``, ``3 h 5 min``, ``8 d``."""
-    if age_ms is None:
-        return "never"
-    seconds = max(0, age_ms) // 1000
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min"
-    if seconds < 86_400:
-        return f"{seconds // 3600} h {seconds % 3600 // 60} min"
-    return f"{seconds // 86_400} d"
-
-
-def clock(ms: int) -> str:
-    return moment(ms)[:19].replace("T", " ") + " UTC"

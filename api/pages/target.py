@@ -1,6 +1,6 @@
 """The page of one target: what whoever was woken up by a mail wants to know, and the two things that they may do.
 
-What its pictures show is in ``api.pictures``.
+What its pictures show is in ``api.pages.pictures``.
 """
 
 from __future__ import annotations
@@ -13,24 +13,19 @@ from flask import Flask, Response, redirect, request, url_for
 from pydantic import Field, ValidationError
 from werkzeug.wrappers import Response as AnyResponse
 
-from api import pictures, schemas
+from api import schemas
 from api.access import StrictRequest
 from api.checks import start as start_check
 from api.errors import RefusalError, invalid, not_found, refuse_invalid, shown
-from api.incident_pages import Bar, Seen, row_of, seen_in, unless_away
-from api.pages import (
-    active_windows,
-    ago,
-    chips,
-    clock,
-    milliseconds,
-    phases,
-    render,
-    response_words,
-    window_of,
-)
+from api.pages import pictures
+from api.pages.evidence import Bar, Seen, seen_in
+from api.pages.frame import render, unless_away
+from api.pages.incidents import row_of
+from api.pages.notices import is_late, notices
+from api.pages.pictures import phases
+from api.pages.targets import active_windows, chips, window_of
+from api.pages.words import ago, clock, milliseconds, response_words, seconds_words
 from api.services import now_ms, services
-from api.target_notices import is_late, notices, seconds_words
 from shared.check import Check
 from shared.endpoint import redact
 from shared.state import GOOD, Status

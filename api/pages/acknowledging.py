@@ -13,9 +13,10 @@ from werkzeug.wrappers import Response as AnyResponse
 from api import schemas
 from api.access import StrictRequest
 from api.errors import refuse_invalid
-from api.incident_pages import MISSING, row_of, unless_away
 from api.incidents import acknowledge
-from api.pages import clock, render
+from api.pages.frame import render, unless_away
+from api.pages.incidents import MISSING, row_of
+from api.pages.words import clock
 from api.services import now_ms, services
 from shared.endpoint import is_plain_text
 from shared.links import read_acknowledge_token

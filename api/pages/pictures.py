@@ -1,4 +1,4 @@
-"""The small pictures of a target's page, as numbers that a template draws: response times, and uptime by time."""
+"""Small pictures, as numbers that a template draws: response times, uptime by time, the phases of a check."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from math import floor
 from typing import Any
 
-from api.pages import clock, milliseconds, response_words
-from shared.monitor import Verdict
+from msgspec import Struct
+
+from api.pages.words import clock, milliseconds, response_words
+from shared.monitor import PHASES, Verdict
 
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 Sum = tuple[int, int, int, int, int]
@@ -143,3 +145,26 @@ def share(sums: Sequence[Sum], present: int, count: int) -> str:
 def _counted(sums: Sequence[Sum], present: int, count: int) -> tuple[int, int]:
     rows = [row for row in sums if row[0] > present - count]
     return sum(row[1] for row in rows), sum(row[2] for row in rows)
+
+
+# --- phases --------------------------------------------------------------------------------------------------------
+
+
+class Phase(Struct, frozen=True):
+    """A piece of the bar of phases; ``start`` and ``width`` are percent."""
+
+    name: str
+    start: float
+    width: float
+
+
+def phases(measured: Mapping[str, float]) -> list[Phase]:
+    """The phases that happened, in order, as shares of their sum."""
+    total = sum(measured.values())
+    found, start = [], 0.0
+    for name in PHASES:
+        width = 100 * measured.get(name, 0.0) / total if total else 0.0
+        if width:
+            found.append(Phase(name, round(start, 2), round(width, 2)))
+        start += width
+    return found

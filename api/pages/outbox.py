@@ -13,8 +13,8 @@ from werkzeug.wrappers import Response as AnyResponse
 from api import schemas
 from api.access import StrictRequest
 from api.errors import refuse_invalid
-from api.incident_pages import unless_away
-from api.pages import clock, render
+from api.pages.frame import render, unless_away
+from api.pages.words import clock
 from api.services import now_ms, services
 from shared.store import Outbox
 

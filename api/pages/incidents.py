@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import wraps
-from typing import Any
 
 from flask import Flask, Response, request, url_for
 from pydantic import ValidationError
-from redis.exceptions import RedisError
 
 from api import schemas
 from api.errors import refuse_invalid
-from api.pages import Filter, Phase, ago, away, clock, milliseconds, phases, reason_words, render
+from api.pages.evidence import seen_in
+from api.pages.frame import Filter, render, unless_away
+from api.pages.words import ago, clock, lasting, reason_words
 from api.paging import incident_cursor, incident_place
 from api.services import now_ms, services
 from shared.monitor import Reason
@@ -27,19 +26,6 @@ _FATES = {"sent": "sent", "delayed": "delayed", "refused": "refused", "given_up"
 def register(app: Flask) -> None:
     app.add_url_rule("/incidents", "incidents_page", unless_away(show_incidents))
     app.add_url_rule("/incidents/<id>", "incident_page", unless_away(show_incident))
-
-
-def unless_away(view: Callable[..., Response]) -> Callable[..., Response]:
-    """The view, or 503 as a page when Redis is away."""
-
-    @wraps(view)
-    def shown(**path: str) -> Response:
-        try:
-            return view(**path)
-        except RedisError:
-            return away()
-
-    return shown
 
 
 # --- all of them ---------------------------------------------------------------------------------------------------
@@ -158,11 +144,6 @@ def _cause(incident: Incident) -> str:
     return reason_words(incident.reason) if incident.reason else "down"
 
 
-def lasting(ms: int) -> str:
-    """How long something took: ``0.4 s``, ``12 s``, ``12 min``, ``3 h 5 min``."""
-    return f"{ms / 1000:.1f} s" if ms < 10_000 else ago(ms)
-
-
 # --- one of them ---------------------------------------------------------------------------------------------------
 
 
@@ -177,26 +158,6 @@ class Step:
     after: str
     what: str
     detail: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """One phase of the check that failed, under the others; the numbers are percent."""
-
-    phase: Phase
-    time: str
-    is_bottleneck: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """The evidence, in words."""
-
-    rows: list[tuple[str, str]]
-    bars: list[Bar]
-    changed: list[str]
-    headers: list[tuple[str, str]]
-    body: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,30 +228,6 @@ def _steps(incident: Incident) -> Iterator[Step]:
 
 def _by(worker: str | None) -> str:
     return f", as {worker} saw it" if worker else ""
-
-
-def seen_in(evidence: Mapping[str, Any]) -> Seen:
-    """From ``CheckResult.document`` with ``answer`` and ``changed``."""
-    answer, measured = evidence.get("answer") or {}, evidence.get("phases") or {}
-    certificate = answer.get("certificate") or {}
-    rows = {
-        "Response": evidence.get("status_code"),
-        "Address": evidence.get("address"),
-        "Attempts": len(evidence.get("attempts") or ()) or None,
-        "Took": milliseconds(evidence["elapsed_ms"]) if evidence.get("elapsed_ms") else None,
-        "Unusual": evidence.get("unusual"),
-        "Redirects": " → ".join(answer.get("redirects") or ()),
-        "Certificate": f"{certificate['subject']}, until {clock(certificate['not_after'])}" if certificate else None,
-        "Body": f"{answer['body_bytes']:,} bytes" if answer.get("body_bytes") is not None else None,
-    }
-    slowest = evidence.get("bottleneck")
-    return Seen(
-        rows=[(name, str(value)) for name, value in rows.items() if value],
-        bars=[Bar(each, milliseconds(measured[each.name]), each.name == slowest) for each in phases(measured)],
-        changed=list(evidence.get("changed") or ()),
-        headers=[(name, value) for name, value in answer.get("headers") or ()],
-        body=answer.get("body") or "",
-    )
 
 
 def _told(known: Notification) -> Told:

@@ -1,16 +1,52 @@
-"""What is worth a sentence on the page of a target, because its status alone does not say it."""
+"""What is worth a sentence above the table of targets, or on the page of one: a status alone does not say it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
 
 from flask import url_for
 
-from api.pages import Notice, ago, clock, troubles
+from api.pages.words import ago, clock, seconds_words
 from api.services import services
+from shared.health import Health
 from shared.maintenance import Maintenance, next_occurrence
+from shared.monitor import Alert
 from shared.state import Status
 from shared.store import Watched
+
+_SHOWN_OVERDUE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something that people should know, and where they can do something about it."""
+
+    text: str
+    links: tuple[tuple[str, str], ...] = ()
+    """Each what it says, and where it leads."""
+    kind: Literal["bad", "warning", "plain"] = "warning"
+
+
+def troubles() -> list[Alert]:
+    """What people were told of the monitor itself and is not over, the longest first."""
+    return sorted(services().store.troubles.all().values(), key=lambda trouble: trouble.began_at)
+
+
+def attention(health: Health, now: int) -> Iterator[Notice]:
+    """What is wrong though the page is there; at most three further questions to Redis. Raises redis.RedisError."""
+    for trouble in troubles():
+        if trouble.title not in health.missing and trouble.sentence not in health.missing:
+            yield Notice(f"{trouble.title} since {ago(now - trouble.began_at)}: {trouble.sentence}", kind="bad")
+    for warning in health.warnings:
+        links: tuple[tuple[str, str], ...] = ()
+        if "given up" in warning:
+            links = (("look, or send them again", url_for("outbox_page")),)
+        elif "overdue" in warning:
+            late = services().store.targets.overdue(now=now, limit=_SHOWN_OVERDUE)
+            links = tuple((each.target.name, url_for("target_page", id=each.target.id)) for each, _ in late)
+        yield Notice(warning, links)
 
 
 def is_late(watched: Watched, now: int) -> bool:
@@ -64,7 +100,3 @@ def doubt_of(watched: Watched) -> str:
         counted = f"{state.successes} good {'check' if state.successes == 1 else 'checks in a row'}"
         return f"{counted}; {policy.success_threshold} in a row make it up again"
     return ""
-
-
-def seconds_words(seconds: float) -> str:
-    return ago(int(seconds * 1000))
