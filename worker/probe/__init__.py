@@ -16,6 +16,9 @@ proxy        proxies, and why one does not forward
 transfer     one libcurl handle: one request on a fresh connection, its bounds and its timings
 exchange     what came of it
 wire         all transfers on one epoll
+lateness     what the loop was late with in an exchange
+witness      whether it was that late, or something came in just then
+absence      when the loop did not look at all
 watchdog     ends what libcurl would never end
 failure      libcurl's error numbers as our reasons and sentences
 certificate  the server's certificates, and what was wrong with them

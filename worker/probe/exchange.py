@@ -18,6 +18,8 @@ class Exchange(Struct, frozen=True):
     elapsed_ms: float
     phases: dict[str, float]
     """``connect`` to ``transfer`` as in monitor.PHASES; only what happened, and they add up to ``elapsed_ms``."""
+    late_ms: float = 0.0
+    """By how much our loop was late with it, which is in none of them."""
     status_code: int | None = None
     location: str | None = None
     """Where a redirect leads, followed or not."""

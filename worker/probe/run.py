@@ -116,6 +116,7 @@ class CheckRun:
         self._attempt_at = now_ms()
         self._phases: dict[str, float] = {}
         self._elapsed_ms = 0.0
+        self._late_ms = 0.0  # what is not in them, because our loop was late
         self._redirects: list[str] = []  # as they came, with their secrets
         self._exchange: Exchange | None = None
         self._address: str | None = None
@@ -193,10 +194,11 @@ class CheckRun:
     def exchanged(self, exchange: Exchange) -> bool:
         if self._is_looking:
             return self._looked(exchange)
-        # What took that long may have taken less.
-        self._lost_seconds = self._absences.lost_since(self._began)
         for name, ms in exchange.phases.items():
             self._spend(name, ms)
+        self._late_ms += exchange.late_ms
+        # What took that long may have taken less, even without what is known to have been late.
+        self._lost_seconds = max(0.0, self._absences.lost_since(self._began) - self._late_ms / 1000)
         self._address = exchange.address
         self._status_code = exchange.status_code
         failure = exchange.failure
@@ -233,8 +235,11 @@ class CheckRun:
             self.case = None
 
     def fail(self, failure: Failure) -> bool:
-        if failure.reason is Reason.TIMEOUT and self._missed_seconds(failure) > self.timeout_seconds / 4:
-            failure = held_up()
+        if failure.reason is Reason.TIMEOUT:
+            if failure.phase is not None:
+                self._spend(failure.phase, self._late_ms)  # Its time went by with that of earlier hops, too.
+            if self._missed_seconds(failure) > self.timeout_seconds / 4:
+                failure = held_up()
         self._failure = failure
         if self._wants_a_look(failure):
             self._is_looking = True

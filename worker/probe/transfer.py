@@ -137,6 +137,7 @@ class Transfer:
             option(pycurl.SSL_EC_CURVES, _GROUPS)
         option(pycurl.OPENSOCKETFUNCTION, self._noting(self._open_socket, pycurl.SOCKET_BAD))
         option(pycurl.SOCKOPTFUNCTION, self._note_socket)
+        option(pycurl.PREREQFUNCTION, self._begin_request)
         option(pycurl.HEADERFUNCTION, self._noting(self._take_header, _STOP))
         option(pycurl.WRITEFUNCTION, self._noting(self._take_body, _STOP))
 
@@ -175,7 +176,6 @@ class Transfer:
             option(pycurl.RESOLVE, pins)
         if way is not None or request.method != "GET" or request.body is not None:
             self._leave_the_ordinary(request, way, connect_to)
-        self._seen.lateness.is_encrypted = request.is_https
         self._request = request
         self._way = way
         self._allowance = allowance
@@ -237,6 +237,11 @@ class Transfer:
         self.accounts[descriptor] = self._seen.lateness
         return int(pycurl.SOCKOPT_OK)
 
+    def _begin_request(self, *_addresses: object) -> int:
+        """The connection is there, with TLS and all."""
+        self._seen.lateness.read()
+        return int(pycurl.PREREQFUNC_OK)
+
     def _take_header(self, line: bytes) -> int | None:
         seen = self._seen
         seen.header_lines += 1
@@ -249,6 +254,7 @@ class Transfer:
         if line not in _BLANK:
             seen.block.append(line)
             return None
+        seen.lateness.read()
         status_code = status_code_of(seen.block)
         if status_code >= 200:
             seen.is_answered = True
@@ -263,6 +269,7 @@ class Transfer:
 
     def _take_body(self, chunk: bytes) -> int | None:
         seen = self._seen
+        seen.lateness.read()
         room = (EVIDENCE_BYTES if self._allowance is None else MAX_BODY_BYTES) - len(seen.body)
         if room > 0:
             if self._allowance and not self._allowance.covers(len(seen.body) + min(room, len(chunk))):
@@ -287,7 +294,7 @@ class Transfer:
             self._allowance = None
             self._seen = _Seen()
             raise seen.bug
-        phases, phase = self._phases(error)
+        phases, phase, late_ms = self._phases(error)
         chain = info(pycurl.INFO_CERTINFO) if way is not None and way.reads_certificate else None
         is_undecodable = self._is_undecodable(error)
         failure = undecodable(self.handle.errstr()) if is_undecodable else self._failure(error, phases, phase, chain)
@@ -296,6 +303,7 @@ class Transfer:
         return Exchange(
             elapsed_ms=sum(phases.values()),
             phases=phases,
+            late_ms=late_ms,
             status_code=(info(pycurl.RESPONSE_CODE) or None) if seen.is_answered else None,
             location=location_of(seen.block) if failure is None and seen.status_code in REDIRECTS else None,
             failure=failure,
@@ -308,34 +316,40 @@ class Transfer:
             is_starved=seen.is_starved,
         )
 
-    def _phases(self, error: int) -> tuple[dict[str, float], str]:
-        """The milliseconds of each phase that happened, and the last of them: the one that a failure died in.
+    def _phases(self, error: int) -> tuple[dict[str, float], str, float]:
+        """The milliseconds of each phase that happened, the last of them, which a failure died in, and the lateness.
 
-        By what the loop was late with they are less than libcurl counted, but not where the time ran out: then no
-        less than that has passed.
+        What the loop was late with is taken off, but not where the time ran out: then no less than that has passed.
+        All phases begin with something that we did, however late, but the last: the server goes on from its first byte
+        to its last one, whether we look or not. Where both had come when we looked, their sum is true, not its parts.
         """
         info, way = self.handle.getinfo, self._way
         total = info(pycurl.TOTAL_TIME_T)
         if way is not None and way.proxy is not None and self._is_stuck_at(way.proxy):
-            return {"connect": total / 1000}, "connect"
+            return {"connect": total / 1000}, "connect", 0.0
         ends = [("connect", info(pycurl.CONNECT_TIME_T))]
         if self._request and self._request.is_https:
             ends.append(("tls", info(pycurl.APPCONNECT_TIME_T)))
         ends.append(("wait", info(pycurl.STARTTRANSFER_TIME_T)))
         ends.append(("transfer", total))
-        lateness = self._seen.lateness
-        is_late = lateness.is_known and error != pycurl.E_OPERATION_TIMEDOUT
+        account = self._seen.lateness
+        is_late = account.is_known and error != pycurl.E_OPERATION_TIMEDOUT
         phases: dict[str, float] = {}
-        begun = 0
+        begun, late_ms, late_in_all_ms = 0, 0.0, 0.0
         for name, reached in ends:  # Microseconds since the start; 0 is what did not come to its end.
             end = reached or total
-            phases[name] = (end - begun) / 1000
+            taken = (end - begun) / 1000
             if is_late:
-                phases[name] = max(0.0, phases[name] - lateness.milliseconds(begun, end))
+                before_ms = late_ms if name == "transfer" else 0.0
+                late_ms = account.last_ms if name == "transfer" else account.milliseconds(begun, end)
+                off = min(taken, late_ms - before_ms)
+                taken -= off
+                late_in_all_ms += off
+            phases[name] = taken
             if not reached:
-                return phases, name
+                return phases, name, late_in_all_ms
             begun = end
-        return phases, "transfer"
+        return phases, "transfer", late_in_all_ms
 
     def _is_stuck_at(self, proxy: Proxy) -> bool:
         info = self.handle.getinfo

@@ -9,17 +9,19 @@ with what came in: the dear honest calls, a handshake or the first load of the a
 from __future__ import annotations
 
 import socket
+import struct
 import threading
 import time
 from contextlib import suppress
-
-from worker.probe.tcp_info import received_bytes
 
 LONGEST_SECONDS = 0.05
 MUCH_BYTES = 128 * 1024
 LONGEST_OF_ALL_SECONDS = 1.0
 """Nobody may take this long, however little comes in."""
 LOOK_EVERY_SECONDS = 0.02
+
+_BYTES_RECEIVED = struct.Struct("=128xQ")  # tcpi_bytes_received in Linux's struct tcp_info
+
 
 _Call = tuple[int, int]
 """Whose thread, and for which socket; each call is a tuple of its own."""
@@ -63,9 +65,9 @@ class Watchdog:
             thread, descriptor = call
             used = time.clock_gettime(time.pthread_getcpuclockid(thread))
             if call is not seen:
-                seen, since, before = call, used, received_bytes(descriptor)
+                seen, since, before = call, used, _received(descriptor)
             elif used - since > LONGEST_OF_ALL_SECONDS or (
-                used - since > LONGEST_SECONDS and received_bytes(descriptor) - before > MUCH_BYTES
+                used - since > LONGEST_SECONDS and _received(descriptor) - before > MUCH_BYTES
             ):
                 self._cut(call)
 
@@ -78,3 +80,19 @@ class Watchdog:
                     peer.shutdown(socket.SHUT_RDWR)
             finally:
                 peer.detach()
+
+
+def _received(descriptor: int) -> int:
+    """How many bytes ever came in; 0 where the system does not say."""
+    try:
+        connection = socket.socket(fileno=descriptor)
+    except OSError:
+        return 0
+    try:
+        (count,) = _BYTES_RECEIVED.unpack(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 136))
+    except (OSError, struct.error):
+        return 0
+    else:
+        return int(count)
+    finally:
+        connection.detach()

@@ -15,42 +15,47 @@ import pycurl
 from worker.probe.absence import Absences
 from worker.probe.failure import CUT
 from worker.probe.lateness import Lateness
-from worker.probe.tcp_info import silent_seconds
 from worker.probe.transfer import Transfer
 from worker.probe.watchdog import Watchdog
+from worker.probe.witness import Witness
 
 SPARE_DESCRIPTORS = 128
 _AT_ONCE = 1024
 HEAR_EVERY_SECONDS = 0.001
-"""How often the wire asks what is ready while it works; what it is late with by less is no matter."""
-TICK_SECONDS = 0.004
-"""The system's own account of when something came in is no finer, mostly."""
+"""How often the wire asks what has come while it works."""
+LATE_SECONDS = 0.01
+"""What it is late with by less is no matter: to know it for sure costs 8 us."""
 
 _TO_EPOLL = {
-    pycurl.POLL_IN: select.EPOLLIN,
-    pycurl.POLL_OUT: select.EPOLLOUT,
-    pycurl.POLL_INOUT: select.EPOLLIN | select.EPOLLOUT,
+    pycurl.POLL_IN: select.EPOLLIN | select.EPOLLET,
+    pycurl.POLL_OUT: select.EPOLLOUT | select.EPOLLET,
+    pycurl.POLL_INOUT: select.EPOLLIN | select.EPOLLOUT | select.EPOLLET,
 }
 
 
 class _Watch:
     """A socket that libcurl wants watched, and the account of the exchange that it was opened for."""
 
-    __slots__ = ("descriptor", "events", "is_armed", "lateness")
+    __slots__ = ("account", "arrived_at", "descriptor", "events", "is_armed", "ready")
 
-    def __init__(self, descriptor: int, events: int, lateness: Lateness | None) -> None:
+    def __init__(self, descriptor: int, events: int, account: Lateness | None) -> None:
         self.descriptor = descriptor
         self.events = events
-        self.lateness = lateness
+        self.account = account
         self.is_armed = True
-        """Whether epoll will tell of it: it does so once, and then waits until what it told has been done."""
+        """Whether epoll would tell, too, of what libcurl has left there."""
+        self.ready = 0
+        """What epoll told of it and libcurl does not know yet."""
+        self.arrived_at = 0.0
+        """When the latest of that had come, monotonic: then, or up to a moment before."""
 
 
 class Wire:
     """Moves transfers when it is told to, in the thread that tells it, and never waits but in :meth:`wait`.
 
     What the network has for a transfer may have to wait until others have got theirs. So the wire asks in between what
-    is ready by now, and accounts for how late it hands that over: the timings are true all the same.
+    has come by now, and accounts for how late it hands that over. Epoll tells of each arrival once, of a further one
+    behind it again: an answer behind a session ticket, the end behind the body.
     """
 
     def __init__(self, absences: Absences, *wake_fds: int) -> None:
@@ -58,7 +63,7 @@ class Wire:
         self._absences = absences
         self._wake_fds = frozenset(wake_fds)
         self._woken: set[int] = set()
-        self._ready: deque[tuple[_Watch, int, float]] = deque()  # what epoll saw, and when
+        self._ready: deque[_Watch] = deque()
         self._heard_at = time.monotonic()
         self._due: float | None = None
         self._transfers: set[Transfer] = set()
@@ -85,52 +90,58 @@ class Wire:
         That nobody asked until ``now`` is the caller's to explain.
         """
         if now - self._heard_at > HEAR_EVERY_SECONDS:
-            self._note(self._epoll.poll(0, _AT_ONCE), now)
+            self._listen()
         for _ in range(len(self._ready)):
-            watch, events, since = self._ready.popleft()
-            if self._watched.get(watch.descriptor) is watch:
-                self._tell(watch, events, since, self.hear())
-        self._keep_time(now)
+            self._tell(self._ready.popleft())
+        if self._due is not None and self._due <= time.monotonic():
+            self._due = None
+            self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
         woken, self._woken = self._woken, set()
         return woken
 
-    def hear(self) -> float:
-        """Asks what the network has by now, if that was some time ago; to be called often. Returns the time."""
+    def hear(self) -> None:
+        """Asks what has come by now, if that was some time ago; to be called often by whoever works meanwhile."""
         now = time.monotonic()
         if now - self._heard_at > HEAR_EVERY_SECONDS:
             self._absences.note(self._heard_at, now, is_deaf=False)
-            self._keep_time(now)
-            self._note(self._epoll.poll(0, _AT_ONCE), now)
-        return now
+            self._listen()
 
-    def _keep_time(self, now: float) -> None:
-        """What libcurl wanted to be called for: it begins what was added, and ends what takes too long."""
-        if self._due is not None and self._due <= now:
-            self._due = None
-            self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
+    def _listen(self) -> None:
+        self._note(self._epoll.poll(0, _AT_ONCE))
 
-    def _note(self, found: list[tuple[int, int]], now: float) -> None:
-        self._heard_at = now
+    def _note(self, found: list[tuple[int, int]]) -> None:
+        self._heard_at = now = time.monotonic()
         for descriptor, events in found:
             if descriptor in self._wake_fds:
                 self._woken.add(descriptor)
             elif watch := self._watched.get(descriptor):  # Else libcurl has closed it meanwhile.
-                watch.is_armed = False
-                self._ready.append((watch, events, now))
+                if not watch.ready:
+                    self._ready.append(watch)
+                watch.ready |= events
+                watch.arrived_at = now
 
-    def _tell(self, watch: _Watch, events: int, since: float, now: float) -> None:
-        late = now - since
-        account = watch.lateness
-        if account is not None and (late > HEAR_EVERY_SECONDS or account.is_known):
-            if account.is_encrypted and late > TICK_SECONDS and events & select.EPOLLIN:
-                # More may have come in since, and been what it waits for: behind a session ticket, the answer.
-                late = min(late, silent_seconds(watch.descriptor))
-            account.note(now, late)
+    def _tell(self, watch: _Watch) -> None:
+        self.hear()
+        account, witness = watch.account, None
+        if account is not None and time.monotonic() - watch.arrived_at > LATE_SECONDS:
+            witness = account.witness = Witness.of(watch.descriptor)
+            self._listen()  # All that the witness will not see come has been heard of now.
+        now = time.monotonic()
+        if self._watched.get(watch.descriptor) is watch:
+            self._hand_over(watch)
+        is_late = witness is not None and witness.leave()
+        if account is not None:
+            account.witness = None
+            if is_late or account.is_known:
+                account.note(now, now - watch.arrived_at if is_late else 0.0)
+
+    def _hand_over(self, watch: _Watch) -> None:
+        ready, watch.ready = watch.ready, 0
+        watch.is_armed = False
         self._watchdog.begins(watch.descriptor)
-        self._multi.socket_action(watch.descriptor, _to_curl(events))
+        self._multi.socket_action(watch.descriptor, _to_curl(ready))
         self._watchdog.ends()
         if not watch.is_armed and self._watched.get(watch.descriptor) is watch:
-            watch.is_armed = True
             with suppress(OSError):  # It is closed, and libcurl will say so.
                 self._epoll.modify(watch.descriptor, watch.events)
 
@@ -165,7 +176,7 @@ class Wire:
         until = max(now, until)
         if self._ready:
             until = now
-        self._note(self._epoll.poll(until - now, _AT_ONCE), time.monotonic())
+        self._note(self._epoll.poll(until - now, _AT_ONCE))
         return until
 
     def close(self) -> None:
@@ -175,6 +186,7 @@ class Wire:
             transfer.close()
         self._transfers.clear()
         self._accounts.clear()
+        self._ready.clear()
         if not self._epoll.closed:
             self._watchdog.close()
             self._multi.close()
@@ -190,7 +202,7 @@ class Wire:
                 with suppress(OSError):  # It is closed already.
                     self._epoll.unregister(descriptor)
             return
-        events = _TO_EPOLL[what] | select.EPOLLONESHOT
+        events = _TO_EPOLL[what]
         if watch is not None:  # Asking first: the error for a new one would cost as much as the call.
             try:
                 self._epoll.modify(descriptor, events)
