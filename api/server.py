@@ -23,8 +23,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         super().handle_exit(sig, frame)
 
     def handle_quit(self, sig: int, frame: Any) -> None:
-        self._end_streams()
-        super().handle_quit(sig, frame)
+        """As SIGTERM: gunicorn's own takes the lock of the thread pool, which the interrupted loop may be holding."""
+        self.handle_exit(sig, frame)
 
     def _end_streams(self) -> None:
         app = getattr(self, "wsgi", None)

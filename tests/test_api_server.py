@@ -92,6 +92,33 @@ def test_it_stops_quickly_with_open_streams(
         assert "Traceback" not in server.stderr.read()
 
 
+def test_a_signal_that_meets_the_start_of_a_thread_of_the_pool_is_no_deadlock(valkey_url: str, tmp_path: Path) -> None:
+    # Threads start while the pool is locked, and the handler of a signal interrupts the thread that holds the lock.
+    program = """
+import signal, sys, threading
+from gunicorn.config import Config
+from api.server import Worker
+
+worker = Worker(1, 0, [], None, 60, Config(), None)
+worker.method_queue.init()
+worker.tpool = worker.get_thread_pool()
+start = threading.Thread.start
+def interrupted(thread):
+    worker.handle_quit(signal.SIGQUIT, None)
+    start(thread)
+threading.Thread.start = interrupted
+assert worker.tpool.submit(lambda: "done").result() == "done"
+assert not worker.alive
+"""
+    subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        cwd=tmp_path,
+        env=environment(REDIS_URL=valkey_url),
+        timeout=20,
+        check=True,
+    )
+
+
 def exchange(port: int, sent: bytes) -> tuple[str, bytes]:
     """The status line and the body that these bytes are answered with."""
     with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
