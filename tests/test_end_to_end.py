@@ -50,8 +50,13 @@ def site() -> Iterator[Site]:
         yield site
 
 
-def subjects(mailbox: Mailbox, word: str) -> list[str]:
-    return [str(message["Subject"]) for message in mailbox.messages if word in str(message["Subject"])]
+def subjects_about(mailbox: Mailbox, title: str) -> list[str]:
+    """The subjects of the mails that name this target, be it among others: what flips close together is one mail."""
+    return [
+        str(message["Subject"])
+        for message in mailbox.messages
+        if (text := message.get_body(("plain",))) is not None and title in text.get_content()
+    ]
 
 
 def add(monitor: MonitorRun, site: Site, name: str, **fields: Any) -> str:
@@ -94,11 +99,11 @@ def test_going_down_and_coming_back_are_one_mail_each(monitor: MonitorRun, site:
     endpoint = add(monitor, site, "flips")
     site.routes["/flips"] = Answer(500)
     eventually(lambda: monitor.target(endpoint)["is_down"], 15)
-    eventually(lambda: subjects(mailbox, "flips"), 10)
+    eventually(lambda: subjects_about(mailbox, "flips"), 10)
     site.routes["/flips"] = Answer(200)
     eventually(lambda: monitor.target(endpoint)["is_up"], 15)
-    eventually(lambda: len(subjects(mailbox, "flips")) == 2, 10)
-    down, up = subjects(mailbox, "flips")
+    eventually(lambda: len(subjects_about(mailbox, "flips")) == 2, 10)
+    down, up = subjects_about(mailbox, "flips")
     assert down.startswith("DOWN")
     assert up.startswith("UP")
 
@@ -166,7 +171,7 @@ def test_an_emptied_redis_gets_its_targets_back_and_mails_nobody(
     site.routes["/kept"] = Answer(200)
     site.routes["/kept-down"] = Answer(500)
     endpoints = [add(monitor, site, "kept"), add(monitor, site, "kept-down")]
-    eventually(lambda: subjects(mailbox, "kept-down"), 30)
+    eventually(lambda: subjects_about(mailbox, "kept-down"), 30)
     ids = [monitor.target(endpoint)["id"] for endpoint in endpoints]
     snapshot = monitor.data / "targets.json"
     eventually(lambda: '"down"' in snapshot.read_text() and all(each in snapshot.read_text() for each in ids), 25)
@@ -190,8 +195,8 @@ def test_processes_killed_at_random_lose_nothing(monitor: MonitorRun, site: Site
     site.routes["/survivor"] = Answer(500)
     monitor.wait_until_ready()
     eventually(lambda: monitor.target(endpoint)["is_down"], 30)
-    eventually(lambda: subjects(mailbox, "survivor"), 30)
-    assert len(subjects(mailbox, "survivor")) == 1
+    eventually(lambda: subjects_about(mailbox, "survivor"), 30)
+    assert len(subjects_about(mailbox, "survivor")) == 1
 
 
 def test_stopped_and_started_again_it_goes_on_where_it_was(monitor: MonitorRun, site: Site, mailbox: Mailbox) -> None:
