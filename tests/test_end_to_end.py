@@ -134,19 +134,29 @@ def test_the_pool_grows_and_shrinks_while_it_runs(monitor: MonitorRun) -> None:
     assert monitor.get("/status/queue")["data"]["queue_size"] == 3
 
 
-def test_a_stock_worker_joins_the_pool_with_nothing_but_the_environment(monitor: MonitorRun) -> None:
+def test_a_stock_worker_joins_the_pool_with_nothing_but_the_environment(monitor: MonitorRun, tmp_path: Path) -> None:
     before = monitor.get("/status/queue")["data"]["workers_alive"]
     rq = str(Path(sys.executable).with_name("rq"))
     environment = {**os.environ, "DATA_DIR": str(monitor.data), "PYTHONPATH": str(PROJECT)}
-    with subprocess.Popen(
-        [rq, "worker", "-c", "worker.rqconfig", "checks"],
-        cwd=PROJECT,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as worker:
+
+    def alive() -> int:
+        assert worker.poll() is None, said.read_text()
+        count: int = monitor.get("/status/queue")["data"]["workers_alive"]
+        return count
+
+    said = tmp_path / "said"
+    with (
+        said.open("wb") as output,
+        subprocess.Popen(
+            [rq, "worker", "-c", "worker.rqconfig", "checks"],
+            cwd=PROJECT,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        ) as worker,
+    ):
         try:
-            eventually(lambda: monitor.get("/status/queue")["data"]["workers_alive"] == before + 1, 15)
+            eventually(lambda: alive() == before + 1, 15)
         finally:
             worker.terminate()
     eventually(lambda: monitor.get("/status/queue")["data"]["workers_alive"] == before, 15)
