@@ -5,6 +5,7 @@ One process with threads, because pages stream events; every thread waits for Re
 
 from __future__ import annotations
 
+import gc
 import json
 from typing import Any
 
@@ -53,6 +54,15 @@ def _judge(error: Exception) -> tuple[str, str]:
     if isinstance(error, ParseException):
         return "400 Bad Request", "this is not HTTP as RFC 9112 has it"
     return "500 Internal Server Error", "the monitor failed at this request; its log says why"
+
+
+def post_worker_init(worker: ThreadWorker) -> None:  # noqa: ARG001 - gunicorn's
+    """Take what the app is made of out of the garbage collector's sight.
+
+    It would look through all of it whenever enough pages were made, and hold up one answer in thirty for 45 ms.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 try:

@@ -61,6 +61,12 @@ def running(folder: Path, valkey_url: str, **variables: str) -> Iterator[tuple[s
                 os.killpg(server.pid, signal.SIGKILL)
 
 
+def run_program(program: str, folder: Path, valkey_url: str) -> None:
+    """In a process of its own, because it changes what all of one share, or may stand still for ever."""
+    command = [sys.executable, "-W", "error", "-c", program]
+    subprocess.run(command, cwd=folder, env=environment(REDIS_URL=valkey_url), timeout=20, check=True)
+
+
 @pytest.mark.parametrize(
     ("variables", "names"),
     [
@@ -110,13 +116,20 @@ threading.Thread.start = interrupted
 assert worker.tpool.submit(lambda: "done").result() == "done"
 assert not worker.alive
 """
-    subprocess.run(
-        [sys.executable, "-W", "error", "-c", program],
-        cwd=tmp_path,
-        env=environment(REDIS_URL=valkey_url),
-        timeout=20,
-        check=True,
-    )
+    run_program(program, tmp_path, valkey_url)
+
+
+def test_the_collector_of_garbage_does_not_look_through_the_app(valkey_url: str, tmp_path: Path) -> None:
+    program = """
+import gc
+from api import create_app
+from api.server import post_worker_init
+
+app = create_app()
+post_worker_init(None)
+assert len(gc.get_objects()) < 1000 < gc.get_freeze_count()
+"""
+    run_program(program, tmp_path, valkey_url)
 
 
 def exchange(port: int, sent: bytes) -> tuple[str, bytes]:
