@@ -34,6 +34,8 @@ BEGUN_A_TURN = 32
 they cost a tenth more over HTTPS."""
 BEGINNING_SECONDS = 0.005
 """Nor do they for longer, should somebody who listens to the signals take his time."""
+BEGUN_AT_ONCE = 16
+"""So many begin without a look at what has come in meanwhile: a moment."""
 JUDGED_WITHIN_SECONDS = 4.0
 """After an attempt's deadline its assertions have so long to be judged, while others are judged before them."""
 
@@ -189,8 +191,10 @@ class Engine:
 
     def _begin_some(self) -> None:
         until = time.monotonic() + BEGINNING_SECONDS
-        for run in self._line.begin(BEGUN_A_TURN):
+        for number, run in enumerate(self._line.begin(BEGUN_A_TURN), 1):
             self._begin(run)
+            if number % BEGUN_AT_ONCE == 0:
+                self._wire.set_off()
             self._wire.hear()
             if time.monotonic() > until:
                 break

@@ -10,6 +10,8 @@ from worker.probe.certificate import Chain
 from worker.probe.failure import Failure
 
 REDIRECTS = (301, 302, 303, 307, 308)
+_LONGEST_NUMBER = 20
+"""Of the bytes of a body; whoever says more says nothing."""
 
 
 class Exchange(Struct, frozen=True):
@@ -68,3 +70,16 @@ def location_of(block: Sequence[bytes]) -> str | None:
         if line[:9].lower() == b"location:":
             return line[9:].strip().decode("utf-8", "replace")
     return None
+
+
+def length_of(block: Sequence[bytes]) -> int | None:
+    """How many bytes of body a header block announces; None where it does not, or where they are coded."""
+    length = None
+    for line in block:
+        name, _, value = line.partition(b":")
+        match name.lower():
+            case b"content-length" if value.strip().isdigit() and len(value) < _LONGEST_NUMBER:
+                length = int(value)
+            case b"content-encoding" | b"transfer-encoding":
+                return None
+    return length

@@ -10,13 +10,13 @@ from worker.probe.witness import Witness
 class Lateness:
     """The account of one exchange: when something was handed over, and by how much that was late."""
 
-    __slots__ = ("_began", "_noted", "is_known", "witness")
+    __slots__ = ("_began", "_noted", "_open", "is_known")
 
     def __init__(self) -> None:
         self.is_known = False
         """Whether something has been noted."""
-        self.witness: Witness | None = None
-        """Of what comes in while something late is handed over."""
+        self._open: tuple[Witness | None, float, float] | None = None
+        """What is being handed over: who sees what comes in meanwhile, when that began, and by how much it was late."""
         self._began: float | None = None
         self._noted: list[tuple[float, float]] = []
 
@@ -33,12 +33,30 @@ class Lateness:
         self.is_known = True
         self._noted.append((now, seconds))
 
-    def read(self) -> None:
-        """What was read goes to us. By its clock libcurl reads, too, what nobody has handed over."""
-        if self.witness is not None:
-            self.witness.look()
+    def open(self, witness: Witness | None, now: float, seconds: float) -> None:
+        """Something is handed over ``now``, monotonic, so many seconds late if the witness says so in the end."""
+        self._open = witness, now, seconds
+
+    def read(self, *, is_whole: bool = False) -> None:
+        """What was read goes to us, the end of the answer with it if it ``is_whole``.
+
+        By its clock libcurl reads, too, what nobody has handed over.
+        """
+        if self._open is None:
+            if self.is_known:
+                self.note(time.monotonic(), 0.0)
+        elif (witness := self._open[0]) is not None:
+            witness.look(is_whole=is_whole)
+
+    def close(self) -> None:
+        """All of that has been read: what is read from now on is nothing that we were late with."""
+        if self._open is None:
+            return
+        (witness, now, seconds), self._open = self._open, None
+        if witness is not None and witness.leave():
+            self.note(now, seconds)
         elif self.is_known:
-            self.note(time.monotonic(), 0.0)
+            self.note(now, 0.0)
 
     @property
     def last_ms(self) -> float:

@@ -14,7 +14,7 @@ import pycurl
 
 from shared.addresses import is_forbidden, parse_address
 from worker.probe.certificate import Chain
-from worker.probe.exchange import REDIRECTS, Exchange, location_of, status_code_of
+from worker.probe.exchange import REDIRECTS, Exchange, length_of, location_of, status_code_of
 from worker.probe.failure import (
     FAULTS,
     MANY_MEMBERS,
@@ -68,6 +68,8 @@ class _Seen:
     """The lines of the latest header block: the final answer's, once it is complete."""
     status_code: int = 0
     """Of the final answer, once its header is complete."""
+    length: int | None = None
+    """Of its body, as it says there; None where the end of it tells."""
     is_answered: bool = False
     is_enough: bool = False
     """Whether we ended the transfer because we know what we want to know."""
@@ -238,8 +240,9 @@ class Transfer:
         return int(pycurl.SOCKOPT_OK)
 
     def _begin_request(self, *_addresses: object) -> int:
-        """The connection is there, with TLS and all."""
+        """The connection is there, with TLS and all; what is read behind the request is an answer to it."""
         self._seen.lateness.read()
+        self._seen.lateness.close()
         return int(pycurl.PREREQFUNC_OK)
 
     def _take_header(self, line: bytes) -> int | None:
@@ -254,22 +257,22 @@ class Transfer:
         if line not in _BLANK:
             seen.block.append(line)
             return None
-        seen.lateness.read()
         status_code = status_code_of(seen.block)
         if status_code >= 200:
             seen.is_answered = True
             seen.status_code = status_code
+            seen.length = length_of(seen.block)
             # The body of a redirect is nobody's business, however large or slow.
             seen.is_enough = self._follows and status_code in REDIRECTS and location_of(seen.block) is not None
         elif status_code == SWITCHING_PROTOCOLS:
             seen.is_answered = seen.is_enough = True  # What follows is no HTTP any more.
         else:
             seen.block.clear()  # An interim answer; the final one follows, RFC 9110 15.2.
+        seen.lateness.read(is_whole=seen.is_enough or seen.length == 0)
         return _STOP if seen.is_enough else None
 
     def _take_body(self, chunk: bytes) -> int | None:
         seen = self._seen
-        seen.lateness.read()
         room = (EVIDENCE_BYTES if self._allowance is None else MAX_BODY_BYTES) - len(seen.body)
         if room > 0:
             if self._allowance and not self._allowance.covers(len(seen.body) + min(room, len(chunk))):
@@ -278,6 +281,7 @@ class Transfer:
             seen.body += chunk[:room]
         seen.body_bytes += len(chunk)
         seen.body_pieces += 1
+        seen.lateness.read(is_whole=seen.body_bytes == seen.length)
         most_pieces = MAX_BODY_PIECES if self._allowance is None else MAX_BODY_BYTES
         if seen.body_bytes >= MAX_BODY_BYTES or seen.body_pieces >= most_pieces:
             seen.is_enough = True

@@ -78,7 +78,7 @@ class Wire:
         self._multi.setopt(pycurl.M_TIMERFUNCTION, self._set_timer)
 
     def add(self, transfer: Transfer) -> None:
-        """Begins it."""
+        """Begins it, with the next call of :meth:`set_off` or :meth:`move`."""
         self._watchdog.start()
         transfer.accounts = self._accounts
         self._multi.add_handle(transfer.handle)
@@ -93,9 +93,7 @@ class Wire:
             self._listen()
         for _ in range(len(self._ready)):
             self._tell(self._ready.popleft())
-        if self._due is not None and self._due <= time.monotonic():
-            self._due = None
-            self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
+        self.set_off()
         woken, self._woken = self._woken, set()
         return woken
 
@@ -122,18 +120,34 @@ class Wire:
 
     def _tell(self, watch: _Watch) -> None:
         self.hear()
-        account, witness = watch.account, None
-        if account is not None and time.monotonic() - watch.arrived_at > LATE_SECONDS:
-            witness = account.witness = Witness.of(watch.descriptor)
-            self._listen()  # All that the witness will not see come has been heard of now.
-        now = time.monotonic()
-        if self._watched.get(watch.descriptor) is watch:
+        if self._watched.get(watch.descriptor) is not watch:
+            return  # libcurl has closed it meanwhile.
+        account, now = watch.account, time.monotonic()
+        late_seconds = now - watch.arrived_at
+        if account is None or late_seconds <= LATE_SECONDS:
             self._hand_over(watch)
-        is_late = witness is not None and witness.leave()
-        if account is not None:
-            account.witness = None
-            if is_late or account.is_known:
-                account.note(now, now - watch.arrived_at if is_late else 0.0)
+            if account is not None and account.is_known:
+                account.note(now, 0.0)
+        elif watch.events & select.EPOLLIN:
+            self._hand_over_late(watch, account)
+        else:
+            self._hand_over(watch)
+            account.note(now, late_seconds)  # It is connected, or it is not: nothing more can have come in meanwhile.
+
+    def _hand_over_late(self, watch: _Watch, account: Lateness) -> None:
+        """It was that late if no more comes in while libcurl reads."""
+        witness = Witness.of(watch.descriptor)
+        self._listen()  # All that the witness will not see come has been heard of now.
+        now = time.monotonic()
+        account.open(witness, now, now - watch.arrived_at)
+        self._hand_over(watch)
+        account.close()
+
+    def set_off(self) -> None:
+        """Does what the clock has, and so begins what was added."""
+        if self._due is not None and self._due <= time.monotonic():
+            self._due = None
+            self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
 
     def _hand_over(self, watch: _Watch) -> None:
         ready, watch.ready = watch.ready, 0

@@ -21,12 +21,13 @@ _NOTHING = bytes(_COUNT.size)
 class Witness:
     """Looks at a connection when it is made, and again later; holds it open until it leaves, whoever closes it."""
 
-    __slots__ = ("_connection", "_read", "_received", "_state")
+    __slots__ = ("_connection", "_is_whole", "_read", "_received", "_state")
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._state, self._received = self._info()
         self._read: int | None = None
+        self._is_whole = False
 
     @classmethod
     def of(cls, descriptor: int) -> Self | None:
@@ -36,19 +37,22 @@ class Witness:
         except OSError:
             return None
 
-    def look(self) -> None:
-        """An answer has been read: what is read after it is a farewell, and does not count."""
-        received = self._info()[1]
-        (unread,) = _COUNT.unpack(fcntl.ioctl(self._connection, termios.FIONREAD, _NOTHING))
-        self._read = received - unread
+    def look(self, *, is_whole: bool = False) -> None:
+        """Some of an answer has been read, or all of it: what is read then is a farewell, and does not count."""
+        state, received = self._info()
+        if received > self._received:
+            (unread,) = _COUNT.unpack(fcntl.ioctl(self._connection, termios.FIONREAD, _NOTHING))
+            received -= unread + (self._state != state == _CLOSE_WAIT)  # The end counts as a byte that came in.
+        self._read = received  # Or less, where nothing has come in.
+        self._is_whole = is_whole
 
     def leave(self) -> bool:
         """Whether all that was read had come in before, and the end no later than that; to be called once."""
         if self._read is None:
             self.look()
-        state = self._info()[0]
+        is_ended_before = self._is_whole or self._state in (self._info()[0], _CLOSE_WAIT)
         self._connection.close()
-        return self._read is not None and self._read <= self._received and self._state in (state, _CLOSE_WAIT)
+        return is_ended_before and self._read is not None and self._read <= self._received
 
     def _info(self) -> tuple[int, int]:
         state, received = _INFO.unpack(self._connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SIZE))
