@@ -144,6 +144,10 @@ class CheckRun:
             self._place = _place(host)
         return self._place
 
+    @property
+    def is_over_tls(self) -> bool:
+        return self._first is not None and self._first.is_https
+
     def begin(self, now: float) -> None:
         """Begins an attempt; ``now`` is monotonic. Raises ValueError for a URL that requests cannot prepare."""
         if self.started_at:
