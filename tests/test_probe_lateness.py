@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import select
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,19 @@ def slow_answer(*pieces: bytes) -> Handler:
         connection.sendall(pieces[-1])
 
     return answer
+
+
+def answer_all(server: socket.socket) -> None:
+    """Each connection in a thread of its own, for some never ask for anything."""
+
+    def answer(connection: socket.socket) -> None:
+        with suppress(OSError), connection:
+            if connection.recv(4096):
+                connection.sendall(HEAD + b"ok")
+
+    with suppress(OSError):  # It is shut down.
+        while True:
+            threading.Thread(target=answer, args=(server.accept()[0],), daemon=True).start()
 
 
 def refused_url() -> str:
@@ -172,6 +186,41 @@ def test_what_fails_at_once_is_told_at_once(url: str) -> None:
     assert result.verdict is Verdict.DOWN
 
 
+def test_one_address_that_fails_is_not_what_the_other_was_late_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first is refused late, the second answers later, and both while the loop has its hands full."""
+
+    def both(_host: str, *_: object, **__: object) -> list[tuple[Any, ...]]:
+        return [
+            (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", 0)),
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0)),
+        ]
+
+    monkeypatch.setattr(socket, "getaddrinfo", both)
+    with ExitStack() as stack:
+        second = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        port = second.getsockname()[1]
+        first = stack.enter_context(socket.create_server(("::1", port), family=socket.AF_INET6, backlog=0))
+        for address in (("127.0.0.1", port), ("::1", port)) * 2:  # Nobody else gets a place in the backlog.
+            filling = stack.enter_context(socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET))
+            filling.setblocking(False)
+            filling.connect_ex(address)
+        began = time.monotonic()
+        probe = stack.enter_context(Engine(settings()))
+        probe.add(target(f"http://both.example:{port}/", retries=0, timeout=10))
+        results = probe.poll(0.5)
+        first.close()  # The next SYN to it, a second after the first one, is refused.
+        threading.Thread(target=answer_all, args=(second,), daemon=True).start()
+        results += probe.poll(max(0.0, began + 0.95 - time.monotonic()))
+        assert not results
+        while time.monotonic() < began + 1.6:  # The next SYN to the other goes out 0.2 s later.
+            probe._wire.hear()
+        ended = finish(probe, 30)
+        second.shutdown(socket.SHUT_RDWR)
+    (attempt,) = ended[0].attempts
+    assert attempt.status_code == 200
+    assert attempt.phases["connect"] > 1150
+
+
 @contextmanager
 def connection() -> Iterator[tuple[socket.socket, socket.socket]]:
     """Both ends of one, over TCP: ours first."""
@@ -214,6 +263,20 @@ def test_a_witness_says_what_came_in_meanwhile(
         witness.look(is_whole=is_whole)
         ours.close()
         assert witness.leave() is is_certain
+
+
+@pytest.mark.parametrize("is_whole", [False, True])
+def test_what_is_read_behind_the_last_piece_is_its_end_unless_that_is_known(is_whole: bool) -> None:
+    """The last chunk of a body, which is empty, is no piece of it; the farewell of TLS may be all that ends it."""
+    with connection() as (ours, theirs):
+        theirs.sendall(b"answer")
+        assert ours.recv(6) == b"answer"
+        witness = Witness.of(ours.fileno())
+        assert witness is not None
+        witness.look(is_whole=is_whole)
+        theirs.sendall(b"0")
+        assert ours.recv(1) == b"0"
+        assert witness.leave() is is_whole
 
 
 @pytest.mark.parametrize(

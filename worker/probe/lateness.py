@@ -10,11 +10,13 @@ from worker.probe.witness import Witness
 class Lateness:
     """The account of one exchange: when something was handed over, and by how much that was late."""
 
-    __slots__ = ("_began", "_noted", "_open", "is_known")
+    __slots__ = ("_began", "_noted", "_open", "is_known", "sockets")
 
     def __init__(self) -> None:
         self.is_known = False
         """Whether something has been noted."""
+        self.sockets = 0
+        """How many are watched: with several, of which one will do, nobody knows which a phase waited for."""
         self._open: tuple[Witness | None, float, float] | None = None
         """What is being handed over: who sees what comes in meanwhile, when that began, and by how much it was late."""
         self._began: float | None = None
@@ -48,8 +50,15 @@ class Lateness:
         elif (witness := self._open[0]) is not None:
             witness.look(is_whole=is_whole)
 
+    def answered(self) -> None:
+        """We answer what was read: what is read from now on is nothing that we were late with."""
+        if self._open is None:
+            self.read()
+        else:
+            self.close()
+
     def close(self) -> None:
-        """All of that has been read: what is read from now on is nothing that we were late with."""
+        """It has been handed over."""
         if self._open is None:
             return
         (witness, now, seconds), self._open = self._open, None

@@ -240,9 +240,8 @@ class Transfer:
         return int(pycurl.SOCKOPT_OK)
 
     def _begin_request(self, *_addresses: object) -> int:
-        """The connection is there, with TLS and all; what is read behind the request is an answer to it."""
-        self._seen.lateness.read()
-        self._seen.lateness.close()
+        """The connection is there, with TLS and all."""
+        self._seen.lateness.answered()
         return int(pycurl.PREREQFUNC_OK)
 
     def _take_header(self, line: bytes) -> int | None:

@@ -124,7 +124,7 @@ class Wire:
             return  # libcurl has closed it meanwhile.
         account, now = watch.account, time.monotonic()
         late_seconds = now - watch.arrived_at
-        if account is None or late_seconds <= LATE_SECONDS:
+        if account is None or late_seconds <= LATE_SECONDS or account.sockets > 1:
             self._hand_over(watch)
             if account is not None and account.is_known:
                 account.note(now, 0.0)
@@ -212,7 +212,7 @@ class Wire:
         if what == pycurl.POLL_REMOVE:
             self._accounts.pop(descriptor, None)
             if watch is not None:
-                del self._watched[descriptor]
+                self._forget(watch)
                 with suppress(OSError):  # It is closed already.
                     self._epoll.unregister(descriptor)
             return
@@ -226,8 +226,17 @@ class Wire:
                 watch.events = events
                 watch.is_armed = True
                 return
-        self._watched[descriptor] = _Watch(descriptor, events, self._accounts.get(descriptor))
+            self._forget(watch)
+        account = self._accounts.get(descriptor)
+        if account is not None:
+            account.sockets += 1
+        self._watched[descriptor] = _Watch(descriptor, events, account)
         self._epoll.register(descriptor, events)
+
+    def _forget(self, watch: _Watch) -> None:
+        del self._watched[watch.descriptor]
+        if watch.account is not None:
+            watch.account.sockets -= 1
 
     def _set_timer(self, milliseconds: int) -> None:
         """A wish of libcurl: to be called again, whatever the sockets do; -1 takes it back."""

@@ -48,8 +48,8 @@ class Witness:
 
     def leave(self) -> bool:
         """Whether all that was read had come in before, and the end no later than that; to be called once."""
-        if self._read is None:
-            self.look()
+        if not self._is_whole:
+            self.look()  # At what no piece of the answer told of: its end, in so many words.
         is_ended_before = self._is_whole or self._state in (self._info()[0], _CLOSE_WAIT)
         self._connection.close()
         return is_ended_before and self._read is not None and self._read <= self._received
