@@ -18,6 +18,7 @@ exchange     what came of it
 wire         all transfers on one epoll
 lateness     what the loop was late with in an exchange
 witness      whether it was that late, or something came in just then
+tcp_info     what the system knows of a connection
 absence      when the loop did not look at all
 watchdog     ends what libcurl would never end
 failure      libcurl's error numbers as our reasons and sentences

@@ -14,14 +14,13 @@ import threading
 import time
 from contextlib import suppress
 
+from worker.probe.tcp_info import state_and_received
+
 LONGEST_SECONDS = 0.05
 MUCH_BYTES = 128 * 1024
 LONGEST_OF_ALL_SECONDS = 1.0
 """Nobody may take this long, however little comes in."""
 LOOK_EVERY_SECONDS = 0.02
-
-_BYTES_RECEIVED = struct.Struct("=128xQ")  # tcpi_bytes_received in Linux's struct tcp_info
-
 
 _Call = tuple[int, int]
 """Whose thread, and for which socket; each call is a tuple of its own."""
@@ -89,10 +88,8 @@ def _received(descriptor: int) -> int:
     except OSError:
         return 0
     try:
-        (count,) = _BYTES_RECEIVED.unpack(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 136))
+        return state_and_received(connection)[1]
     except (OSError, struct.error):
         return 0
-    else:
-        return int(count)
     finally:
         connection.detach()

@@ -9,11 +9,8 @@ import struct
 import termios
 from typing import Self
 
-_SIZE = 136
-_INFO = struct.Struct("=B127xQ")
-"""The state, and how many bytes ever came in: tcpi_state and tcpi_bytes_received of Linux's struct tcp_info."""
-_CLOSE_WAIT = 8
-"""The state of a connection that the other side has ended. It will send nothing more but a reset."""
+from worker.probe.tcp_info import CLOSE_WAIT, state_and_received
+
 _COUNT = struct.Struct("=i")
 _NOTHING = bytes(_COUNT.size)
 
@@ -25,7 +22,7 @@ class Witness:
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
-        self._state, self._received = self._info()
+        self._state, self._received = state_and_received(connection)
         self._read: int | None = None
         self._is_whole = False
 
@@ -39,10 +36,10 @@ class Witness:
 
     def look(self, *, is_whole: bool = False) -> None:
         """Some of an answer has been read, or all of it: what is read then is a farewell, and does not count."""
-        state, received = self._info()
+        state, received = state_and_received(self._connection)
         if received > self._received:
             (unread,) = _COUNT.unpack(fcntl.ioctl(self._connection, termios.FIONREAD, _NOTHING))
-            received -= unread + (self._state != state == _CLOSE_WAIT)  # The end counts as a byte that came in.
+            received -= unread + (self._state != state == CLOSE_WAIT)  # The end counts as a byte that came in.
         self._read = received  # Or less, where nothing has come in.
         self._is_whole = is_whole
 
@@ -50,10 +47,6 @@ class Witness:
         """Whether all that was read had come in before, and the end no later than that; to be called once."""
         if not self._is_whole:
             self.look()  # At what no piece of the answer told of: its end, in so many words.
-        is_ended_before = self._is_whole or self._state in (self._info()[0], _CLOSE_WAIT)
+        is_ended_before = self._is_whole or self._state in (state_and_received(self._connection)[0], CLOSE_WAIT)
         self._connection.close()
         return is_ended_before and self._read is not None and self._read <= self._received
-
-    def _info(self) -> tuple[int, int]:
-        state, received = _INFO.unpack(self._connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SIZE))
-        return state, received
