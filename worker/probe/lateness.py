@@ -47,8 +47,8 @@ class Lateness:
         if self._open is None:
             if self.is_known:
                 self.note(time.monotonic(), 0.0)
-        elif (witness := self._open[0]) is not None:
-            witness.look(is_whole=is_whole)
+        elif is_whole and (witness := self._open[0]) is not None:
+            witness.look()
 
     def answered(self) -> None:
         """We answer what was read: what is read from now on is nothing that we were late with."""
