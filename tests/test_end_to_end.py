@@ -65,6 +65,11 @@ def add(monitor: MonitorRun, site: Site, name: str, **fields: Any) -> str:
     return endpoint
 
 
+def workers_alive(monitor: MonitorRun) -> int:
+    count: int = monitor.get("/status/queue")["data"]["workers_alive"]
+    return count
+
+
 def history(monitor: MonitorRun, endpoint: str) -> list[dict[str, Any]]:
     target_id = monitor.target(endpoint)["id"]
     items: list[dict[str, Any]] = monitor.get(f"/api/v1/targets/{target_id}/results", limit=1000)["results"]
@@ -123,26 +128,21 @@ def test_a_changed_paused_and_deleted_target_is_checked_as_it_is_now(monitor: Mo
 
 
 def test_the_pool_grows_and_shrinks_while_it_runs(monitor: MonitorRun) -> None:
-    def workers() -> int:
-        count: int = monitor.get("/status/queue")["data"]["workers_alive"]
-        return count
-
     monitor.post("/status/queue", {"worker_thread": 7, "queue_size": 4})
-    eventually(lambda: workers() == 7, 15)
+    eventually(lambda: workers_alive(monitor) == 7, 15)
     monitor.post("/status/queue", {"worker_thread": 2, "queue_size": 0})
-    eventually(lambda: workers() == 2, 15)
+    eventually(lambda: workers_alive(monitor) == 2, 15)
     assert monitor.get("/status/queue")["data"]["queue_size"] == 3
 
 
 def test_a_stock_worker_joins_the_pool_with_nothing_but_the_environment(monitor: MonitorRun, tmp_path: Path) -> None:
-    before = monitor.get("/status/queue")["data"]["workers_alive"]
+    before = workers_alive(monitor)
     rq = str(Path(sys.executable).with_name("rq"))
     environment = {**os.environ, "DATA_DIR": str(monitor.data), "PYTHONPATH": str(PROJECT)}
 
-    def alive() -> int:
+    def has_joined() -> bool:
         assert worker.poll() is None, said.read_text()
-        count: int = monitor.get("/status/queue")["data"]["workers_alive"]
-        return count
+        return workers_alive(monitor) == before + 1
 
     said = tmp_path / "said"
     with (
@@ -156,10 +156,10 @@ def test_a_stock_worker_joins_the_pool_with_nothing_but_the_environment(monitor:
         ) as worker,
     ):
         try:
-            eventually(lambda: alive() == before + 1, 15)
+            eventually(has_joined, 15)
         finally:
             worker.terminate()
-    eventually(lambda: monitor.get("/status/queue")["data"]["workers_alive"] == before, 15)
+    eventually(lambda: workers_alive(monitor) == before, 15)
 
 
 def test_events_tell_what_happens_with_phases_and_bottleneck(monitor: MonitorRun, site: Site) -> None:
